@@ -1,0 +1,64 @@
+"""Mean residual streams, collected while a model generates.
+
+One hook a decoder block adds the last position's state to a running sum, so memory does not grow with the
+number of tokens. Only the decoding loop knows which answer a batch row belongs to: it keeps `slots` current.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from als.models import decoder_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class StateSums:
+    """Sums of the residual stream over emitting positions, for each answer and layer.
+
+    Attributes:
+        slots: [B] int64, the answer that each batch row belongs to; written by the decoding loop.
+        sums: L tensors [answers, D] float32, each on its block's device.
+    """
+
+    def __init__(self, answers: int, slots: Tensor) -> None:
+        self.answers = answers
+        self.slots = slots
+        self.sums: list[Tensor] = []
+
+    def mean(self, counts: Tensor) -> Tensor:
+        """Divide by the number of emitting positions: [answers, L, D] float32 on CPU.
+
+        Args:
+            counts: [answers] emitting positions of each answer.
+        """
+        total = torch.stack([layer.cpu() for layer in self.sums], dim=1)  # [answers, L, D]
+        return total / counts.clamp_min(1).cpu()[:, None, None]
+
+
+@contextmanager
+def sum_states(model: PreTrainedModel, states: StateSums) -> Iterator[None]:
+    """Add every emitting position's state at every layer to `states` while the block is open."""
+
+    def hook(layer: int) -> Any:
+        def add(_block: torch.nn.Module, _args: Any, output: Any) -> None:
+            stream = output[0] if isinstance(output, tuple) else output  # [B, T, D]
+            if layer == len(states.sums):
+                states.sums.append(stream.new_zeros(states.answers, stream.shape[-1], dtype=torch.float32))
+            total = states.sums[layer]
+            total.index_add_(0, states.slots.to(total.device), stream[:, -1].float())
+
+        return add
+
+    handles = [block.register_forward_hook(hook(layer)) for layer, block in enumerate(decoder_blocks(model))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

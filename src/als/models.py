@@ -1,0 +1,226 @@
+"""Load a model with its tokenizer, and find its decoder blocks.
+
+Knows transformers; knows no steering, no prompt and no data set. From Python:
+
+    model, tokenizer = load_model("HuggingFaceTB/SmolLM2-135M-Instruct", dtype="float32", device="cpu")
+    blocks = decoder_blocks(model)  # blocks[-2] is the block whose output enters the last block
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from als.errors import UserError
+from als.hub import check_hub
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = "a local folder, a .gguf file or a hub id such as 'Qwen/Qwen2.5-7B-Instruct'"
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a decoder-only language model, ready to generate in left-padded batches.
+
+    Weights are read from safetensors or GGUF only, never from a pickle, and no code of the repository is run.
+
+    Args:
+        name_or_path: hub id, local folder, or .gguf file.
+        dtype: one of DTYPES; `auto` is bfloat16 on CUDA and on CPUs that compute it natively, else float32.
+        device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+        device_map: handed to transformers; `auto` lets accelerate spread the blocks over the GPUs.
+        attn_implementation: handed to transformers, e.g. `sdpa` or `eager`.
+
+    Raises:
+        UserError: nothing loadable at that name, a device that is not there, no chat template.
+    """
+    place = resolve_device(device)
+    source = _source(name_or_path)
+    tokenizer = _load_tokenizer(name_or_path, source)
+    options: dict[str, Any] = {"dtype": resolve_dtype(dtype, place), "use_safetensors": True}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
+    if device_map:
+        options["device_map"] = device_map
+    model = _from_pretrained("AutoModelForCausalLM", name_or_path, source | options)
+    if not device_map:
+        model.to(place)
+    return model.eval(), tokenizer
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device a --device value names.
+
+    Raises:
+        UserError: CUDA, or that CUDA device, is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise UserError(f"--device {device!r}: expected auto, cpu, cuda or cuda:<number>")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use; "
+            "take --device cpu or --device auto"
+        )
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of a --dtype value on this device.
+
+    Raises:
+        UserError: not one of DTYPES.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    if device.type == "cuda":
+        return torch.bfloat16
+    # Emulated bfloat16 is several times slower than float32, so only arithmetic in silicon counts.
+    # get_capabilities came with torch 2.10; before it, nothing public tells.
+    native: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if native.get("avx512_bf16") or native.get("amx_bf16") else torch.float32
+
+
+def decoder_blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The decoder blocks of any decoder-only transformers model, first to last.
+
+    They are found by structure and not by name: the shallowest list of modules that is as long as the
+    configuration says there are layers, and, among several at one depth, the one with the most parameters
+    (a vision tower's is smaller, lists of experts or of norms are smaller or lie deeper).
+
+    Raises:
+        UserError: the model has no such list.
+    """
+    import torch
+
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    candidates = [
+        (name.count("."), -sum(p.numel() for p in module.parameters()), module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == layers
+    ]
+    if not candidates:
+        raise UserError(
+            f"no list of {layers} decoder blocks in {type(model).__name__}: expected a decoder-only transformers model"
+        )
+    return min(candidates, key=lambda found: found[:2])[2]
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """Width of the residual stream."""
+    return int(model.config.get_text_config(decoder=True).hidden_size)
+
+
+def model_revision(model: PreTrainedModel) -> str | None:
+    """The commit of a hub model; None for a local one."""
+    return getattr(model.config, "_commit_hash", None)
+
+
+def model_label(name_or_path: str) -> str:
+    """What a model is called in folder names: the last part of its hub id or path, without `.gguf`."""
+    name = Path(name_or_path).expanduser()
+    return name.stem if name.suffix == ".gguf" else (name.name or name.resolve().name)
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    """The exact text of a prompt: the chat template's, up to where the assistant's answer begins.
+
+    Templates that know no system turn (Gemma's) get its text at the head of the user's.
+    """
+    import jinja2
+
+    def render(turns: list[dict[str, str]]) -> str:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    try:
+        return render(list(messages))
+    except jinja2.TemplateError:
+        system, user, *rest = messages
+        joined = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
+        return render([joined, *rest])
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a .gguf model as a plain float32 safetensors folder, which loads in a tenth of the time.
+
+    The folder appears whole or not at all. save_pretrained refuses a model that was read from GGUF, hence
+    the fresh model of the same configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    read, tokenizer = load_model(gguf, dtype="float32", device="cpu")
+    config = type(read.config)(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
+    plain = AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(read.state_dict())
+    plain.generation_config = read.generation_config
+    draft = folder.with_name(f"{folder.name}.part")
+    plain.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    draft.rename(folder)
+
+
+def _source(name_or_path: str | Path) -> dict[str, Any]:
+    """The arguments of from_pretrained that say where the files are; looks before anything is loaded."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model file {str(path)!r} does not exist; expected {WEIGHTS}")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model folder {str(path)!r} has no config.json; expected {WEIGHTS}")
+        return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
+    name = str(name_or_path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"model {name!r} is not a folder here; expected {WEIGHTS}")
+    cached = check_hub(name, kind="model", instead="a local folder or a .gguf file at --model_name_or_path")
+    return {"pretrained_model_name_or_path": name, "local_files_only": cached}
+
+
+def _from_pretrained(auto_class: str, name: str | Path, options: dict[str, Any]) -> Any:
+    """Call an Auto class; what it says of unusable files becomes one sentence."""
+    import safetensors
+    import transformers
+
+    try:
+        with warnings.catch_warnings():
+            # PyTorch's note that the tensors of a memory-mapped file are read-only helps nobody here.
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            return getattr(transformers, auto_class).from_pretrained(**options)
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"model {str(name)!r} cannot be loaded: {reason}; expected {WEIGHTS}") from error
+
+
+def _load_tokenizer(name_or_path: str | Path, source: dict[str, Any]) -> Any:
+    """A tokenizer that pads on the left, with a pad token and a chat template."""
+    tokenizer = _from_pretrained("AutoTokenizer", name_or_path, source)
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"model {str(name_or_path)!r} has no chat template: its tokenizer cannot tell instruction from answer; "
+            "take the instruction-tuned version of the model"
+        )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

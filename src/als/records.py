@@ -1,0 +1,121 @@
+"""The records that travel through the toolkit: Problem -> Completion -> Verdict -> ResultLine.
+
+Plain frozen dataclasses of text and numbers. They know no model, no tensor and no file; `runlog` and
+`states` write a `ResultLine` as one line of JSON.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+def hash_question(question: str) -> str:
+    """Identify a question by its text: 16 hex digits, blind to letter case and to white space."""
+    normalised = " ".join(question.casefold().split())
+    return hashlib.sha256(normalised.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question of a data set with its gold answer."""
+
+    index: int
+    """0-based row in the data set's split; stable across subsets and ranges."""
+    question: str
+    gold: str
+    """The gold answer alone, without the solution that leads to it."""
+
+    @property
+    def problem_hash(self) -> str:
+        """What identifies this problem across data sets and files; see `hash_question`."""
+        return hash_question(self.question)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model generated for one prompt."""
+
+    text: str
+    """Generated text without special tokens."""
+    prompt_tokens: int
+    completion_tokens: int
+    """Generated tokens, the one that ends the sequence included: as many as there are emitting positions."""
+    finish_reason: FinishReason
+    """`stop`: the model ended its turn; `length`: it ran into max_new_tokens."""
+    seconds: float
+    """The batch's wall-clock seconds, shared out by completion tokens."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judged answer, with what is needed to see why it was judged so."""
+
+    answer: str | None
+    """The answer as extracted from the completion; None where there was none."""
+    gold: str
+    correct: bool
+    rule: str | None
+    """The name of the extraction rule that found the answer; None where none did."""
+
+
+@dataclass(frozen=True)
+class ResultLine:
+    """One line of results.jsonl (and, with a label, of examples.jsonl)."""
+
+    index: int
+    problem_hash: str
+    question: str
+    prompt: str
+    """The exact text that was given to the model, chat template included."""
+    completion: str
+    answer: str | None
+    gold: str
+    correct: bool
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+    seconds: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What only some modes record, e.g. steered_fraction; written flat beside the other fields."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as one flat dictionary."""
+        line = asdict(self)
+        return line | line.pop("details")
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "ResultLine":
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError: a field is missing.
+        """
+        names = [f.name for f in fields(cls) if f.name != "details"]
+        return cls(
+            **{name: line[name] for name in names},
+            details={key: value for key, value in line.items() if key not in names},
+        )
+
+
+def result_line(
+    problem: Problem, prompt: str, completion: Completion, verdict: Verdict, **details: Any
+) -> ResultLine:
+    """Put together what is known about one answered problem."""
+    return ResultLine(
+        index=problem.index,
+        problem_hash=problem.problem_hash,
+        question=problem.question,
+        prompt=prompt,
+        completion=completion.text,
+        answer=verdict.answer,
+        gold=verdict.gold,
+        correct=verdict.correct,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        finish_reason=completion.finish_reason,
+        seconds=completion.seconds,
+        details={"rule": verdict.rule, **details},
+    )

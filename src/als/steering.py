@@ -1,0 +1,172 @@
+"""Steering: add a vector to the residual stream where the model decides on its next token.
+
+    h' = h + alpha * s * v * [cos(h, v) < tau]        (arXiv 2509.18116, phase 3)
+
+Here are the arithmetic and the hook that applies it to one decoder block's output. It knows no prompt, no
+data set and no decoding loop. Around a plain generate (left padding, KV cache on, which are the defaults):
+
+    with steer(model, Steering(vector, layer_idx=-2, alpha=0.3)):
+        model.generate(**inputs)
+
+Every forward pass chooses one token a row, from the last position of its input: that is the emitting
+position, the only one touched. Earlier positions of the prompt stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from als.errors import UserError
+from als.models import decoder_blocks, hidden_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ALPHA_SCALES = ("raw", "unit", "residual")
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What to add, how much of it, at which layer, and when.
+
+    Raises:
+        UserError: a value outside what its field allows.
+    """
+
+    vector: Tensor
+    """[L, D], a row a layer, of which the row of layer_idx is used; or [D] (also [1, D]) for whichever layer."""
+    layer_idx: int = -2
+    """Decoder block whose output is steered; negative counts from the end. -2 is the stream that enters the
+    last block."""
+    alpha: float = 0.3
+    """Steering strength."""
+    alpha_scale: str = "raw"
+    """`raw`: alpha*v; `unit`: alpha*v/|v|; `residual`: alpha*|h|*v/|v|."""
+    similarity_threshold: float | None = 0.1
+    """tau: steer where cos(h, v) < tau; None steers everywhere."""
+
+    def __post_init__(self) -> None:
+        if self.alpha_scale not in ALPHA_SCALES:
+            raise UserError(f"alpha_scale {self.alpha_scale!r}: expected one of {', '.join(ALPHA_SCALES)}")
+        if not math.isfinite(self.alpha):
+            raise UserError(f"alpha {self.alpha!r}: expected a finite number")
+        if self.similarity_threshold is not None and not math.isfinite(self.similarity_threshold):
+            raise UserError(f"similarity_threshold {self.similarity_threshold!r}: expected a finite number or none")
+        if self.vector.ndim not in (1, 2) or not self.vector.is_floating_point():
+            raise UserError(
+                f"steering vector of shape {list(self.vector.shape)} and {self.vector.dtype}: "
+                "expected [layers, hidden] or [hidden] floating point"
+            )
+        if not bool(self.vector.isfinite().all()):
+            raise UserError("steering vector holds NaN or infinite values; compute it again")
+
+
+@dataclass
+class RowTally:
+    """What steering did to each answer, summed on the device without a synchronisation a token.
+
+    A decoding loop keeps `slots` up to date while rows come and go; the hook adds to `sums`.
+    """
+
+    slots: Tensor
+    """[B] int64: the answer that each batch row belongs to, an index into `sums`."""
+    sums: Tensor
+    """[answers, 3] float32: emitting positions, steered ones, sum of cos(h, v) before steering."""
+    gate: Tensor | None = None
+    """[B] bool: rows where steering is allowed at all; None allows every row."""
+
+
+def steered(h: Tensor, v: Tensor, steering: Steering, gate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Apply the formula to states of emitting positions.
+
+    Args:
+        h: [..., D] states, any floating dtype.
+        v: [D] float32 on the same device.
+        gate: [...] bool; False keeps a state as it is.
+
+    Returns:
+        h' ([..., D], dtype of h), on ([...] bool: where it steered), cosine ([...] float32: cos(h, v) before).
+    """
+    stream = h.float()
+    v_norm = v.norm()
+    h_norm = stream.norm(dim=-1)  # [...]
+    # A zero state or vector has no direction: the floor makes its cosine 0 instead of NaN.
+    cosine = (stream @ v) / (h_norm * v_norm).clamp_min(1e-12)
+    on = torch.ones_like(cosine, dtype=torch.bool)
+    if steering.similarity_threshold is not None:
+        on = cosine < steering.similarity_threshold
+    if gate is not None:
+        on = on & gate
+    dose = on * steering.alpha  # [...], float32
+    if steering.alpha_scale == "unit":
+        dose = dose / v_norm.clamp_min(1e-12)
+    elif steering.alpha_scale == "residual":
+        dose = dose * h_norm / v_norm.clamp_min(1e-12)
+    return (stream + dose[..., None] * v).to(h.dtype), on, cosine
+
+
+@contextmanager
+def steer(model: PreTrainedModel, steering: Steering, *, tally: RowTally | None = None) -> Iterator[None]:
+    """Steer everything the model generates inside the block; the hook is gone after it, come what may.
+
+    Args:
+        model: any decoder-only transformers model; its weights may be spread over devices.
+        steering: checked against the model before anything is hooked.
+        tally: collects what was done to each row; see `RowTally`.
+
+    Raises:
+        UserError: layer or vector do not fit the model.
+    """
+    blocks = decoder_blocks(model)
+    vector = layer_vector(model, steering)
+    block = blocks[steering.layer_idx]
+
+    def hook(_block: torch.nn.Module, _args: Any, output: Any) -> Any:
+        nonlocal vector
+        stream = output[0] if isinstance(output, tuple) else output  # [B, T, D]
+        vector = vector.to(stream.device)  # moves once; afterwards it is there
+        last, on, cosine = steered(stream[:, -1], vector, steering, tally and tally.gate)  # [B, D], [B], [B]
+        if tally is not None:
+            seen = torch.stack((torch.ones_like(cosine), on.float(), cosine), dim=1)  # [B, 3]
+            tally.sums.index_add_(0, tally.slots, seen.to(tally.sums.device))
+        # A new tensor and not a write in place: the block's output may be needed by autograd or another hook.
+        stream = last[:, None] if stream.shape[1] == 1 else torch.cat((stream[:, :-1], last[:, None]), dim=1)
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def layer_vector(model: PreTrainedModel, steering: Steering) -> Tensor:
+    """The [D] float32 vector that this steering adds to this model.
+
+    Raises:
+        UserError: the layer is out of range, or the vector has other sizes than the model.
+    """
+    layers, width = len(decoder_blocks(model)), hidden_size(model)
+    if not -layers <= steering.layer_idx < layers:
+        raise UserError(
+            f"layer_idx {steering.layer_idx}: the model has {layers} layers, so expected {-layers} to {layers - 1}"
+        )
+    rows = steering.vector.detach().reshape(-1, steering.vector.shape[-1])  # [L or 1, D]
+    if rows.shape[1] != width or rows.shape[0] not in (1, layers):
+        raise UserError(
+            f"steering vector of shape {list(steering.vector.shape)} does not fit the model "
+            f"of {layers} layers and hidden size {width}; compute the vector with this model"
+        )
+    vector = rows[steering.layer_idx if len(rows) > 1 else 0].float()
+    if steering.alpha_scale != "raw" and not bool(vector.any()):
+        raise UserError(
+            f"steering vector is zero at layer {steering.layer_idx}: alpha_scale {steering.alpha_scale!r} needs a direction"
+        )
+    return vector
