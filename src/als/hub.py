@@ -25,10 +25,10 @@ def check_hub(repo: str, *, kind: str, instead: str) -> bool:
         UserError: no such repository, no access to it, or no hub and no cached copy.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
-        HTTPError,
         HFValidationError,
+        HTTPError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )

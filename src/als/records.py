@@ -84,7 +84,8 @@ class ResultLine:
     def to_json(self) -> dict[str, Any]:
         """The line as one flat dictionary."""
         line = asdict(self)
-        return line | line.pop("details")
+        details = line.pop("details")
+        return {**line, **details}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> "ResultLine":
@@ -100,9 +101,7 @@ class ResultLine:
         )
 
 
-def result_line(
-    problem: Problem, prompt: str, completion: Completion, verdict: Verdict, **details: Any
-) -> ResultLine:
+def result_line(problem: Problem, prompt: str, completion: Completion, verdict: Verdict, **details: Any) -> ResultLine:
     """Put together what is known about one answered problem."""
     return ResultLine(
         index=problem.index,

@@ -132,7 +132,7 @@ def steer(model: PreTrainedModel, steering: Steering, *, tally: RowTally | None 
         nonlocal vector
         stream = output[0] if isinstance(output, tuple) else output  # [B, T, D]
         vector = vector.to(stream.device)  # moves once; afterwards it is there
-        last, on, cosine = steered(stream[:, -1], vector, steering, tally and tally.gate)  # [B, D], [B], [B]
+        last, on, cosine = steered(stream[:, -1], vector, steering, tally.gate if tally else None)  # [B, D], [B], [B]
         if tally is not None:
             seen = torch.stack((torch.ones_like(cosine), on.float(), cosine), dim=1)  # [B, 3]
             tally.sums.index_add_(0, tally.slots, seen.to(tally.sums.device))
@@ -167,6 +167,7 @@ def layer_vector(model: PreTrainedModel, steering: Steering) -> Tensor:
     vector = rows[steering.layer_idx if len(rows) > 1 else 0].float()
     if steering.alpha_scale != "raw" and not bool(vector.any()):
         raise UserError(
-            f"steering vector is zero at layer {steering.layer_idx}: alpha_scale {steering.alpha_scale!r} needs a direction"
+            f"steering vector is zero at layer {steering.layer_idx}: "
+            f"alpha_scale {steering.alpha_scale!r} needs a direction"
         )
     return vector

@@ -1,0 +1,1 @@
+"""One module a command: parser -> frozen Config -> run(config) -> exit code. Nothing imports from here."""

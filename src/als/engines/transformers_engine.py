@@ -76,7 +76,11 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, ids: Sequence[Sequence[int]], max_new_tokens: int, steering: Steering | None, capture_states: bool
+        self,
+        ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        steering: Steering | None,
+        capture_states: bool,
     ) -> list[Output]:
         """Decode one batch with the hooks it needs, and take the tallies apart by answer."""
         started = time.perf_counter()
@@ -92,7 +96,13 @@ class TransformersEngine:
         texts, counts, stopped = self._read(batch)
         seconds = (time.perf_counter() - started) / int(counts.sum())
         outputs = [
-            Completion(text, len(ids[i]), int(counts[i]), "stop" if stopped[i] else "length", seconds * int(counts[i]))
+            Completion(
+                text,
+                len(ids[i]),
+                int(counts[i]),
+                "stop" if stopped[i] else "length",
+                seconds * int(counts[i]),
+            )
             for i, text in enumerate(texts)
         ]
         sums = tally.sums.cpu()  # [answers + 1, 3]

@@ -1,0 +1,1 @@
+src/create_chart.py

@@ -1,0 +1,1 @@
+src/create_subsets.py

@@ -1,0 +1,154 @@
+r"""Bring answers to one spelling, and decide what needs no more than that.
+
+    tidy(r"\left( 2,\, \dfrac34 \right).") -> r"( 2, \frac34 )"
+    same_quickly(r"\text{Evelyn}", "evelyn") -> True;  same_quickly("x+1", "1+x") -> None: cannot tell
+
+Equal texts, words, choices, clock times, number bases, units and plain numbers are settled here. This module
+knows neither lists nor algebra; `shapes` goes on where it cannot tell.
+"""
+
+import re
+from fractions import Fraction
+
+from als.answers.numbers import parse_plain
+
+_SYMBOLS = {
+    "\u2212": "-", "\u2013": "-", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ",
+    "±": r"\pm ", "×": r"\times ", "·": r"\cdot ", "²": "^2", "³": "^3", "√": r"\sqrt", "°": "", "**": "^",
+    "∈": r"\in ", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]",
+    r"\langle": "(", r"\rangle": ")", r"\textdollar": "",
+}  # fmt: skip
+_TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf)|operatorname)\s*"
+_TIDY: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(r",\s*\\!\s*(?=\d{3})|(?<=\d)\{,\}(?=\d{3})"), ""),
+    (re.compile(r"\\(?:left|right|displaystyle|bigg?|Bigg?)(?![a-zA-Z])|(?<!\\)\\[!,;:>]"), ""),
+    (re.compile(r"(?<!\\)\\ |~|\\q?quad(?![a-zA-Z])|[\u2009\u202f\u00a0]"), " "),
+    (re.compile(r"\\phantom\s*(?:\{[^{}]*\}|[+-])"), ""),
+    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\\$|\$|(?<!\\)\\[()\[\]]"), ""),
+    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])"), ""),
+    (re.compile(rf",?\s*{_TEXT}\{{\s*,?\s*(?:and|or)\s*,?\s*\}}"), ", "),
+    (re.compile(r",?\s*(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])"), ", "),
+    (re.compile(rf"{_TEXT}\{{\s*,\s*\}}|,(?:\s*,)+"), ", "),
+    (re.compile(r"(?<![\\a-zA-Z])(sqrt|pi|infty)(?![a-zA-Z])"), r"\\\1 "),
+    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"^\s*(?:\\approx|≈)"), ""),
+]
+_UNIT = re.compile(
+    rf"(?<=[\w}})])\s*(?:{_TEXT}\{{\s*(?P<tex>[a-zA-Z][^{{}}\d]*)\}}|(?<=[\d}})\s])(?P<word>(?<=\s)[a-zA-Z]{{3,}}"
+    r"(?:\s+[a-zA-Z.]+)*|(?<=\s)(?:cm|mm|km|ft|kg|mi))|(?<=\d)(?P<attached>cm|mm|km|kg))\s*(?:\^\s*\{?\d\}?)?\s*$"
+)
+_UNIT_NAMES = {
+    "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
+    "millimeter": "mm", "inche": "inch", "in": "inch", "ft": "foot", "feet": "foot",
+    "mi": "mile", "yd": "yard", "sec": "second", "min": "minute", "hr": "hour", "kilogram": "kg", "gram": "g",
+}  # fmt: skip
+_KNOWN_UNITS = (
+    set(_UNIT_NAMES.values()) | {"day", "week", "month", "year", "dollar", "cent", "pound"} | {"degree", "percent"}
+)
+_BASED = re.compile(r"(-?[0-9A-Z]+)_\{?(\d{1,3})\}?")
+
+
+def same_quickly(answer: str, gold: str) -> bool | None:
+    """What can be told without algebra: equal texts, words, bases and plain numbers. None: nothing."""
+    if is_text(gold) or _is_clock(gold):
+        return same_text(answer, gold)
+    mine, theirs = tidy(answer), tidy(gold)
+    if not mine or not theirs or _units_differ(answer, gold):
+        return False
+    if squeeze(mine) == squeeze(theirs):
+        return True
+    based = _same_base(squeeze(mine), squeeze(theirs))
+    return based if based is not None else same_number(mine, theirs)
+
+
+def tidy(text: str) -> str:
+    """One spelling for what is written in many ways; units and degrees are dropped."""
+    for symbol, replacement in _SYMBOLS.items():
+        text = text.replace(symbol, replacement)
+    for pattern, replacement in _TIDY:
+        text = pattern.sub(replacement, text)
+    text = text.strip().rstrip(".,;").strip()
+    if unit := _UNIT.search(text):
+        text = text[: unit.start()].strip()
+    return re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", text).strip()
+
+
+def is_text(gold: str) -> bool:
+    r"""Whether a gold answer is words or choices: \text{east}, \text{(C)}, CBAD; not x, ab or 5\text{ cm}."""
+    bare = re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", gold)
+    if not re.fullmatch(r"[\s(]*[A-Za-z][A-Za-z\s,.'()-]*(?:\d{1,2})?[\s.,)]*", bare):
+        return False
+    return bare != gold or re.search(r"[A-Za-z]{4}", bare) is not None
+
+
+def same_text(answer: str, gold: str) -> bool:
+    """Whether two texts name the same things, in any order; case, punctuation and articles do not count."""
+    return bool(_words(gold)) and _words(answer) == _words(gold)
+
+
+def _words(text: str) -> list[str]:
+    text = re.sub(rf"{_TEXT}|\\[a-zA-Z]+|[$\\{{}}]", " ", text)
+    parts = re.split(r",|;|\band\b|&", text)
+    bare = (re.sub(r"^\s*(?:the|an?|option|choice)\s+(?=\w)", "", part, flags=re.IGNORECASE) for part in parts)
+    return sorted(key for part in bare if (key := re.sub(r"[^\w:+/-]", "", part).casefold()))
+
+
+def _is_clock(gold: str) -> bool:
+    return re.search(r"\d.*[ap]\.?\s*m\b", gold, re.IGNORECASE) is not None and ":" in gold
+
+
+def squeeze(text: str) -> str:
+    """The text without spaces and without the braces of a single character: x^{2} is x^2."""
+    return re.sub(r"(?<=[\^_])\{(\w)\}", r"\1", re.sub(r"\s+", "", text))
+
+
+def _same_base(mine: str, theirs: str) -> bool | None:
+    """Compare numbers with a base as subscript; a base that one side leaves out is taken from the other."""
+    a, g = (_BASED.fullmatch(re.sub(r"(?<=\d)\{(\d+)\}$", r"\1", text)) for text in (mine, theirs))
+    if a is None and g is None:
+        return None
+    a_digits, a_base = a.groups() if a else (mine, None)
+    g_digits, g_base = g.groups() if g else (theirs, None)
+    return a_digits == g_digits and (a_base is None or g_base is None or a_base == g_base)
+
+
+def same_number(mine: str, theirs: str) -> bool | None:
+    """Compare two plain numbers exactly; None where one is no number, or a rounded one may be meant."""
+    if any(text[:1] in ("(", "[") for text in (mine, theirs)):
+        return None
+    a, g = parse_plain(mine), parse_plain(theirs)
+    if a is None or g is None:
+        return None
+    if a == g or a * _unit_share(mine) == g * _unit_share(theirs):
+        return True
+    return False if _terminates(a) and _terminates(g) else None
+
+
+def _unit_share(text: str) -> Fraction:
+    """What a percent sign stands for: of 10% both 10 and 0.1 are accepted spellings."""
+    return Fraction(1, 100) if "%" in text else Fraction(1)
+
+
+def _terminates(value: Fraction) -> bool:
+    """Whether the value has a finite decimal expansion."""
+    bottom = value.denominator
+    for prime in (2, 5):
+        while bottom % prime == 0:
+            bottom //= prime
+    return bottom == 1
+
+
+def _units_differ(answer: str, gold: str) -> bool:
+    a, g = _unit_of(answer), _unit_of(gold)
+    return a in _KNOWN_UNITS and g in _KNOWN_UNITS and a != g
+
+
+def _unit_of(text: str) -> str:
+    if sign := re.search(r"(%|\\circ|\\degree|°)\W*$", text):
+        return "percent" if sign[1] == "%" else "degree"
+    found = _UNIT.search(text.strip().rstrip("."))
+    name = (found["tex"] or found["word"] or found["attached"] or "") if found else ""
+    name = name.strip(" .").casefold()
+    name = name if len(name) < 4 else name.removesuffix("s")
+    return _UNIT_NAMES.get(name, name)

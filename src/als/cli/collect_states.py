@@ -1,0 +1,111 @@
+"""als-collect-states: phase 1, from a model and a data set to labelled mean states.
+
+collect_states --model_name_or_path M --dataset openai/gsm8k --split train --end_data_idx 1000 --resume
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
+from als.cli.pipeline import identity, load_engine, read_problems, record, run_root
+
+if TYPE_CHECKING:
+    from als.records import Problem, ResultLine
+    from als.states import Example, StateFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FolderConfig, DataConfig, ModelConfig):
+    """Which problems are answered by which model, and how the answers are labelled."""
+
+    split: str = option("Split of the data set.", "train")
+    solver_prompt_idx: int = option("Solver prompt: 0 asks for a boxed answer, 1 for JSON.", 0, choices=(0, 1))
+    label_by: str = option(
+        "verifiers: by the model's own four verdicts; answer: by the gold answer, without verifiers.",
+        "verifiers",
+        choices=("verifiers", "answer"),
+    )
+    good_example_threshold: int = option(
+        "An answer is good if at least so many of the four verdicts are true.", 3, choices=(1, 2, 3, 4)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_folder()
+        check(self.start_data_idx >= 0, "start_data_idx", self.start_data_idx, "at least 0")
+
+
+def run(config: Config) -> int:
+    """Collect, and say how many answers are good and bad."""
+    from als.states import StateFolder
+
+    problems = read_problems(config)
+    folder = StateFolder(_folder(config))
+    folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
+    engine = load_engine(config)
+    threshold = config.good_example_threshold if config.label_by == "verifiers" else None
+    fields = identity(
+        config,
+        engine,
+        prompt_idx=config.solver_prompt_idx,
+        mode="state_collection",
+        label_by=config.label_by,
+        good_example_threshold=threshold,
+    )
+    with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
+        folder.drop_unfinished()
+        examples = _collect(config, engine, problems, folder)
+        for _ in record(folder, problems, examples, title="collect_states", verbose=config.verbose):
+            pass
+        folder.finish({problem.index for problem in problems})
+        print(_report(folder))
+    return 0
+
+
+def _folder(config: Config) -> Path:
+    rule = f"thresh{config.good_example_threshold}" if config.label_by == "verifiers" else "answer"
+    name = f"prompt{config.solver_prompt_idx}_{rule}" + (f"_{config.run_name}" if config.run_name else "")
+    return run_root(config.output_dir, config.model_name_or_path, config.dataset) / "state_collection" / name
+
+
+def _collect(config: Config, engine: object, problems: list[Problem], folder: StateFolder) -> Iterator[ResultLine]:
+    from als.benchmarks import find_benchmark
+    from als.generation.solve import Settings
+    from als.states import Labelling, collect
+
+    settings = Settings(
+        benchmark=find_benchmark(config.dataset, config.benchmark).name,
+        prompt_idx=config.solver_prompt_idx,
+        max_new_tokens=config.max_new_tokens,
+    )
+    labelling = Labelling(config.label_by, config.good_example_threshold)  # type: ignore[arg-type]
+    done = folder.done()
+    todo = [problem for problem in problems if problem.index not in done]
+    examples: Iterator[Example] = collect(engine, todo, settings, labelling)  # type: ignore[arg-type]
+    for example in examples:
+        folder.add(example)
+        yield example.line
+
+
+def _report(folder: StateFolder) -> str:
+    labels = [line.details["label"] for line in folder.lines]
+    text = f"{labels.count('good')} good and {labels.count('bad')} bad answers -> {folder.states_path}"
+    verdicts = [passed for line in folder.lines for passed in line.details.get("verdicts", {}).values()]
+    if verdicts:
+        text += f"\n{verdicts.count(None)} of {len(verdicts)} checks came back without a verdict and count as failed"
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(
+        Config,
+        run,
+        argv,
+        prog="collect_states",
+        description="Answer problems, label the answers good or bad, and keep each answer's mean hidden states.",
+    )

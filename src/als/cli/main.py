@@ -1,0 +1,225 @@
+"""als-run: phase 3, evaluate one generation mode of a model on a data set.
+
+    main --generation_mode als --model_name_or_path M --dataset openai/gsm8k --split test \
+        --vector_name_template "vectors/llama_gsm8k_p{prompt_idx}_thresh3.pt" --prompts_to_run 0
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command
+from als.cli.pipeline import identity, load_engine, read_problems, record, run_root
+from als.errors import UserError
+from als.generation import MODES, STEERED_MODES
+
+if TYPE_CHECKING:
+    from als.engines.transformers_engine import TransformersEngine
+    from als.records import Problem
+    from als.steering import Steering
+    from als.vectors import SteeringVector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FolderConfig, DataConfig, ModelConfig):
+    """Which mode, on which problems, with which vector."""
+
+    generation_mode: str = option("How answers are generated.", choices=MODES)
+    prompts_to_run: tuple[int, ...] = option(
+        "Solver prompts, one run each: 0 asks for a boxed answer, 1 for JSON.", (0, 1), choices=(0, 1)
+    )
+    fixed_subset_path: str | None = option("File with the indices to run, one a line; see create_subsets.", None)
+    vector_name_template: str | None = option(
+        "Vector file for the steered modes; {prompt_idx} stands for the prompt's index.", None
+    )
+    alpha: float = option("Steering strength.", 0.3)
+    alpha_scale: str = option(
+        "raw: alpha*v; unit: alpha*v/|v|; residual: alpha*|h|*v/|v|.",
+        "raw",
+        choices=("raw", "unit", "residual"),
+    )
+    layer_idx: int = option("Decoder block whose output is steered; negative counts from the end.", -2)
+    similarity_threshold: float | None = option(
+        "tau: steer where cos(h, v) is below it; none steers everywhere.", 0.1, type=number_or_none
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_folder()
+        check(self.start_data_idx >= 0, "start_data_idx", self.start_data_idx, "at least 0")
+        check(
+            len(set(self.prompts_to_run)) == len(self.prompts_to_run),
+            "prompts_to_run",
+            self.prompts_to_run,
+            "each index once",
+        )
+        if self.steers and self.vector_name_template is None:
+            raise UserError(f"--generation_mode {self.generation_mode} needs a vector: give --vector_name_template")
+        if self.vector_name_template is not None:
+            _check_template(self.vector_name_template, self.prompts_to_run)
+
+    @property
+    def steers(self) -> bool:
+        """Whether the mode adds a vector."""
+        return self.generation_mode in STEERED_MODES
+
+    def vector_path(self, prompt_idx: int) -> Path:
+        """The vector file of a prompt."""
+        assert self.vector_name_template is not None, "a mode that does not steer has no vector"
+        return Path(self.vector_name_template.format(prompt_idx=prompt_idx)).expanduser()
+
+
+def run(config: Config) -> int:
+    """Everything that can be wrong is looked at first; then a run for each prompt, and a table of them."""
+    from als.runlog import RunFolder
+    from als.stats import runs_table
+    from als.vectors import load_vector
+
+    problems = read_problems(config, config.fixed_subset_path)
+    steered = {idx: load_vector(config.vector_path(idx)) for idx in config.prompts_to_run} if config.steers else {}
+    folders = {idx: RunFolder(run_folder(config, idx)) for idx in config.prompts_to_run}
+    for folder in folders.values():
+        folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
+    engine = load_engine(config)
+    steerings = {idx: _steering(config, vector, engine) for idx, vector in steered.items()}
+    summaries = []
+    for idx, folder in folders.items():
+        fields = identity(
+            config,
+            engine,
+            prompt_idx=idx,
+            mode=config.generation_mode,
+            subset=config.fixed_subset_path and Path(config.fixed_subset_path).name,
+            **(_steering_fields(config, idx, steered[idx]) if config.steers else {}),
+        )
+        with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
+            summaries.append(
+                (_title(config, idx), _evaluate(config, engine, problems, folder, idx, steerings.get(idx)))
+            )
+        print(f"results -> {folder.path}")
+    print(runs_table(summaries))
+    return 0
+
+
+def _evaluate(
+    config: Config,
+    engine: TransformersEngine,
+    problems: list[Problem],
+    folder: Any,
+    prompt_idx: int,
+    steering: Steering | None,
+) -> dict[str, Any]:
+    """Answer what has no line yet; returns the summary."""
+    from als.benchmarks import find_benchmark
+    from als.generation import mode_function
+    from als.generation.solve import Settings
+
+    settings = Settings(
+        benchmark=find_benchmark(config.dataset, config.benchmark).name,
+        prompt_idx=prompt_idx,
+        max_new_tokens=config.max_new_tokens,
+        steering=steering,
+    )
+    done = folder.done()
+    todo = [problem for problem in problems if problem.index not in done]
+    lines = mode_function(config.generation_mode)(engine, todo, settings)
+    for line in record(folder, problems, lines, title=_title(config, prompt_idx), verbose=config.verbose):
+        folder.append(line)
+    summary: dict[str, Any] = folder.finish({problem.index for problem in problems})
+    return summary
+
+
+def run_folder(config: Config, prompt_idx: int) -> Path:
+    """output/<model>-<dataset>/<mode>_eval/prompt_<i>, and what sets the run apart from the default one.
+
+    Split, subset, and for steered modes alpha, layer, tau and scale are named where they differ from the
+    defaults, and the vector where the folder already belongs to a vector file of another name, so that runs
+    which differ in them never meet. --run_name takes the place of all that.
+    """
+    root = run_root(config.output_dir, config.model_name_or_path, config.dataset)
+    mode = root / f"{config.generation_mode}_eval"
+    if config.run_name:
+        return mode / f"prompt_{prompt_idx}_{config.run_name}"
+    name = "_".join([f"prompt_{prompt_idx}", *_distinctions(config)])
+    if config.steers and _vector_of(mode / name) not in (None, config.vector_path(prompt_idx).name):
+        name += f"_{config.vector_path(prompt_idx).stem}"
+    return mode / name
+
+
+def _distinctions(config: Config) -> list[str]:
+    parts = []
+    if config.split != "test":
+        parts.append(config.split)
+    if config.fixed_subset_path is not None:
+        parts.append(Path(config.fixed_subset_path).stem)
+    if config.steers:
+        tau = "none" if config.similarity_threshold is None else f"{config.similarity_threshold:g}"
+        parts += [f"alpha{config.alpha:g}"] if config.alpha != 0.3 else []
+        parts += [config.alpha_scale] if config.alpha_scale != "raw" else []
+        parts += [f"layer{config.layer_idx}"] if config.layer_idx != -2 else []
+        parts += [f"tau{tau}"] if config.similarity_threshold != 0.1 else []
+    return parts
+
+
+def _vector_of(folder: Path) -> str | None:
+    """The name of the vector file that a run folder belongs to; None where there is no such folder."""
+    from als.runlog import CONFIG, read_json
+
+    path = folder / CONFIG
+    return read_json(path).get("vector") if path.exists() else None
+
+
+def _steering(config: Config, vector: SteeringVector, engine: TransformersEngine) -> Steering:
+    """The steering of a run, checked against the model."""
+    import warnings
+
+    from als.models import model_label
+    from als.steering import Steering, layer_vector
+
+    steering = Steering(vector.vector, config.layer_idx, config.alpha, config.alpha_scale, config.similarity_threshold)
+    layer_vector(engine.model, steering)
+    made_with = vector.metadata.get("collection", {}).get("model")
+    if made_with and model_label(made_with) != model_label(config.model_name_or_path):
+        warnings.warn(f"the vector was made with {made_with!r}, not with {config.model_name_or_path!r}", stacklevel=2)
+    return steering
+
+
+def _steering_fields(config: Config, prompt_idx: int, vector: SteeringVector) -> dict[str, Any]:
+    return {
+        "vector": config.vector_path(prompt_idx).name,
+        "vector_sha256": vector.sha256,
+        "alpha": config.alpha,
+        "alpha_scale": config.alpha_scale,
+        "layer_idx": config.layer_idx,
+        "similarity_threshold": config.similarity_threshold,
+    }
+
+
+def _check_template(template: str, prompts: Sequence[int]) -> None:
+    """A template may hold {prompt_idx} and nothing else in braces, and must tell several prompts apart."""
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise UserError(
+            f"--vector_name_template {template!r}: {error}; only {{prompt_idx}} may be in braces"
+        ) from error
+    unknown = names - {"prompt_idx"}
+    if unknown:
+        raise UserError(
+            f"--vector_name_template {template!r}: unknown placeholder {{{min(unknown)}}}; allowed is {{prompt_idx}}"
+        )
+
+
+def _title(config: Config, prompt_idx: int) -> str:
+    return f"{config.generation_mode} prompt_{prompt_idx}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(
+        Config, run, argv, prog="main", description="Evaluate one generation mode of a model on a data set."
+    )

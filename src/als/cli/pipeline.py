@@ -1,0 +1,138 @@
+"""What collect_states and main share: the problems, the engine, the folder of a model on a data set, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from als.cli.options import DataConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from als.engines.transformers_engine import TransformersEngine
+    from als.records import Problem, ResultLine
+    from als.runlog import RunFolder
+
+LOG_EVERY = 10.0
+"""Seconds between two updates of logistics.pt, so that a running run can be plotted."""
+
+
+def read_problems(config: DataConfig, subset_path: str | None = None) -> list[Problem]:
+    """The problems of the split, cut down to the range and the subset file.
+
+    Raises:
+        UserError: see `benchmarks.load_problems`, `subsets.read_subset` and `subsets.select`.
+    """
+    from als.benchmarks import load_problems
+    from als.subsets import read_subset, select
+
+    problems = load_problems(config.dataset, split=config.split, benchmark=config.benchmark)
+    indices = None
+    if subset_path is not None:
+        indices = read_subset(Path(subset_path), allowed={problem.index for problem in problems})
+    return select(problems, start=config.start_data_idx, end=config.end_data_idx, indices=indices)
+
+
+def load_engine(config: ModelConfig) -> TransformersEngine:
+    """Load the model and build the engine around it."""
+    import torch
+    from transformers import logging
+
+    from als.engines.transformers_engine import TransformersEngine
+    from als.models import load_model
+
+    logging.disable_progress_bar()
+    torch.manual_seed(config.seed)
+    model, tokenizer = load_model(
+        config.model_name_or_path,
+        dtype=config.dtype,
+        device=config.device,
+        device_map=config.device_map,
+        attn_implementation=config.attn_implementation,
+    )
+    return TransformersEngine(model, tokenizer, batch_size=config.batch_size)
+
+
+def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:
+    """output/<model>-<dataset>: a data set's name keeps its slash, a path counts by its last part."""
+    from als.benchmarks import dataset_label
+    from als.models import model_label
+
+    return Path(output_dir).expanduser() / f"{model_label(model_name_or_path)}-{dataset_label(dataset)}"
+
+
+def identity(config: Any, engine: TransformersEngine, *, prompt_idx: int, mode: str, **more: Any) -> dict[str, Any]:
+    """What makes a run this run and no other: the content of config.json.
+
+    The range of problems, the batch size and the device are not part of it: a run may be widened, or go on
+    elsewhere.
+    """
+    from als.benchmarks import find_benchmark
+    from als.models import model_revision
+
+    return {
+        "mode": mode,
+        "model": str(config.model_name_or_path).rstrip("/"),
+        "revision": model_revision(engine.model),
+        "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "dataset": config.dataset.rstrip("/"),
+        "benchmark": find_benchmark(config.dataset, config.benchmark).name,
+        "split": config.split,
+        "prompt_idx": prompt_idx,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": config.seed,
+        **more,
+    }
+
+
+def record(
+    folder: RunFolder, problems: list[Problem], lines: Iterable[ResultLine], *, title: str, verbose: bool
+) -> Iterator[ResultLine]:
+    """Pass lines through to be written, under a progress bar with the running accuracy.
+
+    logistics.pt is refreshed now and then, and when the run ends for whatever reason.
+    """
+    from tqdm import tqdm
+
+    wanted = {problem.index for problem in problems}
+    earlier = [line for line in folder.lines if line.index in wanted]
+    n, correct = len(earlier), sum(line.correct for line in earlier)
+    with (
+        tqdm(total=len(problems), initial=n, desc=title, unit="problem") as bar,
+        _log_kept(folder) as refresh,
+    ):
+        for line in lines:
+            yield line
+            n, correct = n + 1, correct + line.correct
+            bar.update()
+            bar.set_postfix_str(f"accuracy {correct / n:.1%}")
+            refresh()
+            if verbose:
+                bar.write(_shown(line))
+
+
+@contextmanager
+def _log_kept(folder: RunFolder) -> Iterator[Any]:
+    written = time.monotonic()
+
+    def refresh() -> None:
+        nonlocal written
+        if time.monotonic() - written > LOG_EVERY:
+            folder.write_logistics()
+            written = time.monotonic()
+
+    try:
+        yield refresh
+    finally:
+        folder.write_logistics()
+
+
+def _shown(line: ResultLine) -> str:
+    """One answer for the terminal; control characters of the model's text are escaped."""
+    from termcolor import colored
+
+    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in line.completion)
+    verdict = colored("right", "green") if line.correct else colored("wrong", "red")
+    return f"[{line.index}] {line.question}\n{text}\n-> {line.answer!r}, gold {line.gold!r}: {verdict}\n"

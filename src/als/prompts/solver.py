@@ -1,0 +1,71 @@
+"""The solver prompts: how a problem is put to the model.
+
+    solver_messages("What is 2 + 3?", benchmark="arithmetic", prompt_idx=0)
+
+Index 0 asks for steps and a boxed answer, index 1 for a JSON object. Both come in one wording for benchmarks
+whose answers are numbers and one for any mathematical expression. They are short, because a model of 135M
+parameters has to follow them. Nothing here knows a tokenizer or a chat template, nor how an answer is read.
+"""
+
+from als.benchmarks import benchmark_named
+from als.errors import UserError
+
+BOXED_IDX, JSON_IDX = 0, 1
+PROMPT_INDICES = (BOXED_IDX, JSON_IDX)
+
+JSON_KEYS = ("thought process", "final answer")
+"""The keys of the object that index 1 asks for; the reader of answers looks for the same ones."""
+
+QUESTION_SLOT = "[[question]]"
+
+BOXED_SYSTEM = {
+    "number": "Solve the problem step by step. Then write the final number inside \\boxed{}.",
+    "math": "Solve the problem step by step. Then write the final answer inside \\boxed{}.",
+}
+BOXED_USER = QUESTION_SLOT
+
+JSON_SYSTEM = {
+    "number": (
+        "Solve the problem. Reply with one JSON object and nothing else. "
+        'It has exactly two keys: "thought process", your reasoning step by step, '
+        'and "final answer", only the final number.'
+    ),
+    "math": (
+        "Solve the problem. Reply with one JSON object and nothing else. "
+        'It has exactly two keys: "thought process", your reasoning step by step, '
+        'and "final answer", only the final answer in LaTeX.'
+    ),
+}
+# Said once more after the question: small models hold on to what they read last.
+JSON_USER = QUESTION_SLOT + '\n\nReply in this form:\n{"thought process": "...", "final answer": "..."}'
+
+_TEMPLATES = {BOXED_IDX: (BOXED_SYSTEM, BOXED_USER), JSON_IDX: (JSON_SYSTEM, JSON_USER)}
+
+
+def solver_messages(question: str, *, benchmark: str, prompt_idx: int) -> list[dict[str, str]]:
+    """The system and the user turn that put a question to the model.
+
+    Args:
+        question: the problem's text, used as it is, braces and all.
+        benchmark: the benchmark's name, which decides the wording.
+        prompt_idx: one of PROMPT_INDICES.
+    """
+    _check(prompt_idx)
+    system, user = _TEMPLATES[prompt_idx]
+    family = benchmark_named(benchmark).family
+    return [
+        {"role": "system", "content": system[family]},
+        {"role": "user", "content": user.replace(QUESTION_SLOT, question.strip())},
+    ]
+
+
+def is_json(prompt_idx: int) -> bool:
+    """Whether the prompt asks for a JSON object rather than a boxed answer."""
+    _check(prompt_idx)
+    return prompt_idx == JSON_IDX
+
+
+def _check(prompt_idx: int) -> None:
+    if prompt_idx not in PROMPT_INDICES:
+        allowed = ", ".join(map(str, PROMPT_INDICES))
+        raise UserError(f"prompt index {prompt_idx!r} does not exist: choose one of {allowed}")

@@ -1,0 +1,63 @@
+"""Self-reward: what a model thinks of its own answers, by four checks (arXiv 2505.13308, section on rewards).
+
+    verdicts = verify(engine, [(question, completion), ...], max_new_tokens=256)
+    reward(verdicts[0])        # from -1 (all checks failed) to 0 (none)
+
+All checks of all answers go through the engine as one list of prompts. A verdict is read from what the model
+wrote and never from the prompt, which names both verdicts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from als.prompts.verifier import CHECKS, verifier_messages
+
+if TYPE_CHECKING:
+    from als.engines.base import Engine
+
+WEIGHTS: Mapping[str, int] = {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}
+"""What a failed check costs, before dividing by the sum of weights."""
+UNBOXED_PENALTY = 2
+"""Cost of an answer without \\boxed{} where the format rule asks for one."""
+
+Verdicts = dict[str, bool | None]
+"""Check -> passed; None where the model gave no verdict, which counts as failed and is reported."""
+
+_VERDICT = re.compile(r"\bverdict\b[\s*_\"'`:=]*(true|false)\b", re.IGNORECASE)
+
+
+def read_verdict(completion: str) -> bool | None:
+    """The last verdict of a verifier's completion; None where it has none."""
+    found = _VERDICT.findall(completion)
+    return found[-1].lower() == "true" if found else None
+
+
+def verify(engine: Engine, answers: Sequence[tuple[str, str]], *, max_new_tokens: int) -> list[Verdicts]:
+    """Put the four checks to the model for every (question, completion)."""
+    prompts = [
+        engine.render(verifier_messages(check, question=question, completion=completion))
+        for question, completion in answers
+        for check in CHECKS
+    ]
+    outputs = dict(engine.generate(prompts, max_new_tokens=max_new_tokens))
+    passed = [read_verdict(outputs[i].completion.text) for i in range(len(prompts))]
+    return [dict(zip(CHECKS, passed[i : i + len(CHECKS)], strict=True)) for i in range(0, len(prompts), len(CHECKS))]
+
+
+def approvals(verdicts: Verdicts) -> int:
+    """How many of the checks were passed."""
+    return sum(passed is True for passed in verdicts.values())
+
+
+def reward(verdicts: Verdicts, *, unboxed: bool = False) -> float:
+    """Minus the weights of the failed checks over the sum of weights: -1 to 0.
+
+    Args:
+        verdicts: as `verify` returns them.
+        unboxed: the format rule asks for \\boxed{} and the answer has none; costs UNBOXED_PENALTY more.
+    """
+    cost = sum(WEIGHTS[check] for check, passed in verdicts.items() if passed is not True)
+    return -(cost + UNBOXED_PENALTY * unboxed) / sum(WEIGHTS.values())

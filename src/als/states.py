@@ -1,0 +1,173 @@
+"""Phase 1: answer problems, label the answers good or bad, and keep each answer's mean residual stream.
+
+    <folder>/config.json
+    <folder>/examples.jsonl                              a results line an example, with label and verdicts
+    <folder>/hidden_states/idx_<i>_<good|bad>.safetensors   `mean_state` [L, D] float32
+
+An example is finished when its state file and its line are both on disk; the line comes last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from als.errors import UserError
+from als.files import PART_SUFFIX, write_whole
+from als.generation.solve import Settings, solve
+from als.records import Problem, ResultLine
+from als.reward import approvals, verify
+from als.runlog import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from als.engines.base import Engine
+
+Label = Literal["good", "bad"]
+EXAMPLES = "examples.jsonl"
+STATES = "hidden_states"
+_NAME = re.compile(r"idx_(\d+)_(good|bad)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How an answer comes to be good or bad."""
+
+    by: Literal["verifiers", "answer"] = "verifiers"
+    """`verifiers`: by the model's own four verdicts; `answer`: by the gold answer, and no verifier runs."""
+    good_example_threshold: int = 3
+    """How many of the four verdicts have to be true."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One labelled answer."""
+
+    line: ResultLine
+    label: Label
+    mean_state: Tensor
+    """[L, D] float32: mean over emitting positions of the output of each block."""
+
+
+def collect(engine: Engine, problems: Sequence[Problem], settings: Settings, labelling: Labelling) -> Iterator[Example]:
+    """Answer problems batch by batch; yield each with its label and mean state."""
+    for start in range(0, len(problems), engine.batch_size):
+        batch = problems[start : start + engine.batch_size]
+        answered = list(solve(engine, batch, settings, capture_states=True))
+        labelled = _label([line for line, _ in answered], engine, settings, labelling)
+        for (line, label), (_, output) in zip(labelled, answered, strict=True):
+            assert output.mean_state is not None
+            yield Example(line, label, output.mean_state)
+
+
+def _label(
+    lines: Sequence[ResultLine], engine: Engine, settings: Settings, labelling: Labelling
+) -> list[tuple[ResultLine, Label]]:
+    if labelling.by == "answer":
+        return [_labelled(line, line.correct) for line in lines]
+    asked = [(line.question, line.completion) for line in lines]
+    verdicts = verify(engine, asked, max_new_tokens=settings.max_new_tokens)
+    return [
+        _labelled(line, approvals(passed) >= labelling.good_example_threshold, verdicts=passed)
+        for line, passed in zip(lines, verdicts, strict=True)
+    ]
+
+
+def _labelled(line: ResultLine, good: bool, **details: object) -> tuple[ResultLine, Label]:
+    label: Label = "good" if good else "bad"
+    return replace(line, details={**line.details, "label": label, **details}), label
+
+
+class StateFolder(RunFolder):
+    """The folder of phase 1: a run folder whose lines come with state files."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, lines_name=EXAMPLES)
+        self.states_path = path / STATES
+
+    def drop_unfinished(self) -> None:
+        """Forget examples without a readable state file; what a killed process was writing goes."""
+        self.keep(lambda line: _is_whole(self._state_path(line.index, line.details["label"])))
+        for part in self.states_path.glob(f".*{PART_SUFFIX}"):
+            part.unlink()
+
+    def add(self, example: Example) -> None:
+        """Write the state file, then the line; a file of the same example without a line is of a killed process."""
+        from safetensors.torch import save_file
+
+        other: Label = "bad" if example.label == "good" else "good"
+        self._state_path(example.line.index, other).unlink(missing_ok=True)
+        tensors = {"mean_state": example.mean_state.contiguous()}
+        path = self._state_path(example.line.index, example.label)
+        write_whole(path, lambda part: save_file(tensors, part))
+        self.append(example.line)
+
+    def _state_path(self, index: int, label: str) -> Path:
+        return self.states_path / f"idx_{index}_{label}.safetensors"
+
+
+def state_files(states_dir: Path) -> list[tuple[int, Label, Path]]:
+    """(index, label, path) of every state file of a folder, in the order of indices."""
+    found = [(match, path) for path in states_dir.glob("*.safetensors") if (match := _NAME.fullmatch(path.name))]
+    return sorted((int(match[1]), match[2], path) for match, path in found)  # type: ignore[misc]
+
+
+def read_state(path: Path) -> Tensor:
+    """The mean state [L, D] float32 of one file.
+
+    Raises:
+        UserError: not a state file: unreadable, another shape or dtype, NaN or infinite.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: Tensor = load_file(path)["mean_state"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise UserError(f"state file {str(path)!r} cannot be read ({error}); collect it again with --resume") from error
+    if state.ndim != 2 or state.dtype != torch.float32 or not bool(state.isfinite().all()):
+        raise UserError(
+            f"state file {str(path)!r} holds {list(state.shape)} {state.dtype}, or values that are not finite; "
+            "expected a finite float32 mean_state of [layers, hidden]; collect it again with --resume"
+        )
+    return state
+
+
+def read_states(states_dir: Path) -> Iterator[tuple[Label, Tensor]]:
+    """Stream the labelled mean states of a hidden_states folder, one in memory at a time.
+
+    Raises:
+        UserError: no such folder, no state file of either label, a bad file, or files of unequal shape.
+    """
+    if not states_dir.is_dir():
+        raise UserError(f"--states_dir {str(states_dir)!r} does not exist; collect_states makes it")
+    files = state_files(states_dir)
+    for label in ("good", "bad"):
+        if not any(found == label for _, found, _ in files):
+            raise UserError(
+                f"--states_dir {str(states_dir)!r} holds {len(files)} states and none of them is labelled {label}; "
+                "both labels are needed: collect more examples, or label with another --good_example_threshold"
+            )
+    shape = None
+    for _, label, path in files:
+        state = read_state(path)
+        shape = shape or state.shape
+        if state.shape != shape:
+            raise UserError(
+                f"state file {str(path)!r} has shape {list(state.shape)}, the files before it {list(shape)}; "
+                "one folder holds the states of one model"
+            )
+        yield label, state
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_state(path)
+    except UserError:
+        return False
+    return True

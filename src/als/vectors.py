@@ -1,0 +1,185 @@
+"""Phase 2: labelled mean states -> one steering vector for each layer, and the file it lives in.
+
+    v = mean(h | good) - mean(h | bad)        (arXiv 2509.18116, phase 2)
+
+A vector file is .pt (a dict that torch.load(weights_only=True) accepts) or .safetensors, by its name's
+ending; both hold `vector` [L, D] float32 and metadata. Knows no model and no data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from als.errors import UserError
+from als.files import write_whole
+
+ENDINGS = (".pt", ".safetensors")
+AVERAGING_METHODS = ("mean", "ema")
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """A vector for each layer, and what it was made from."""
+
+    vector: Tensor
+    """[L, D] float32; [1, D] where it was loaded from a bare tensor of no known layer."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Model, data, prompt, label rule, counts, problem hashes, ...: plain JSON."""
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the vector by its numbers: 16 hex digits."""
+        return hashlib.sha256(self.vector.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+@dataclass
+class _Average:
+    """A running mean or exponential moving average of [L, D] states, in float64."""
+
+    method: Literal["mean", "ema"]
+    ema_beta: float
+    value: Tensor | None = None
+    count: int = 0
+
+    def add(self, state: Tensor) -> None:
+        self.count += 1
+        if self.value is None:
+            self.value = state.double()
+            return
+        weight = 1 / self.count if self.method == "mean" else 1 - self.ema_beta
+        self.value += weight * (state.double() - self.value)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanDifference:
+    """What phase 2 computes from a pass over the states."""
+
+    vector: Tensor
+    """[L, D] float32."""
+    n_good: int
+    n_bad: int
+    mean_state_norm: Tensor
+    """[L] float32: mean of |h| over all states, to compare |v| with."""
+
+
+def mean_difference(
+    states: Iterable[tuple[str, Tensor]],
+    *,
+    averaging_method: Literal["mean", "ema"] = "mean",
+    ema_beta: float = 0.9,
+) -> MeanDifference:
+    """Average the good and the bad states apart, and subtract; one pass, memory of a few states.
+
+    Args:
+        states: (label, [L, D] float32) pairs with both labels `good` and `bad` among them.
+        averaging_method: `mean`, or `ema`: an exponential moving average in the order of `states`, which
+            begins with the first state and gives each further one the weight 1 - ema_beta.
+        ema_beta: weight of the past, between 0 and 1.
+    """
+    averages = {label: _Average(averaging_method, ema_beta) for label in ("good", "bad")}
+    norms = _Average("mean", 0.0)
+    for label, state in states:
+        averages[label].add(state)
+        norms.add(state.norm(dim=-1))  # [L]
+    good, bad = averages["good"], averages["bad"]
+    assert good.value is not None, "no good states"
+    assert bad.value is not None, "no bad states"
+    assert norms.value is not None, "no states"
+    return MeanDifference((good.value - bad.value).float(), good.count, bad.count, norms.value.float())
+
+
+def check_vector_name(path: Path) -> None:
+    """A vector file's ending says its format.
+
+    Raises:
+        UserError: neither .pt nor .safetensors.
+    """
+    if path.suffix not in ENDINGS:
+        raise UserError(f"vector file {str(path)!r}: expected a name that ends in {' or '.join(ENDINGS)}")
+
+
+def save_vector(path: Path, vector: SteeringVector) -> None:
+    """Write a vector file, whole or not at all, in the format of its name's ending."""
+    from safetensors.torch import save_file
+
+    check_vector_name(path)
+    tensor = vector.vector.float().contiguous()
+    metadata = json.loads(json.dumps(dict(vector.metadata)))
+    if path.suffix == ".pt":
+        write_whole(path, lambda part: torch.save({"vector": tensor, "metadata": metadata}, part))
+    else:
+        header = {"metadata": json.dumps(metadata)}
+        write_whole(path, lambda part: save_file({"vector": tensor}, part, metadata=header))
+
+
+def load_vector(path: str | Path) -> SteeringVector:
+    """Read a vector file; nothing in it is executed.
+
+    A bare tensor [D] or [L, D] in a .pt file, as other tools write, loads with a warning and without metadata.
+
+    Raises:
+        UserError: missing, unreadable, not a vector, or with NaN or infinite values.
+    """
+    path = Path(path).expanduser()
+    check_vector_name(path)
+    if not path.is_file():
+        raise UserError(f"vector file {str(path)!r} does not exist; compute_steering_vector makes it")
+    content, metadata = (_read_pt if path.suffix == ".pt" else _read_safetensors)(path)
+    if (
+        not isinstance(content, Tensor)
+        or content.ndim not in (1, 2)
+        or not content.is_floating_point()
+        or not content.numel()
+    ):
+        held = f"a tensor of shape {list(content.shape)}" if isinstance(content, Tensor) else type(content).__name__
+        raise UserError(f"vector file {str(path)!r} holds {held}, expected floating point [layers, hidden] or [hidden]")
+    if not bool(content.isfinite().all()):
+        raise UserError(f"vector file {str(path)!r} holds NaN or infinite values; compute it again")
+    if metadata is None:
+        warnings.warn(
+            f"{str(path)!r} is a bare tensor of shape {list(content.shape)}: nothing says which model, layer or data "
+            "it was made from",
+            stacklevel=2,
+        )
+    return SteeringVector(content.detach().float().reshape(-1, content.shape[-1]), metadata or {})
+
+
+def _read_pt(path: Path) -> tuple[Any, dict[str, Any] | None]:
+    """The `vector` and the metadata of a .pt file; metadata None for a bare tensor."""
+    import pickle
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"vector file {str(path)!r} cannot be read as plain tensors ({reason}); "
+            "expected what compute_steering_vector wrote"
+        ) from error
+    if not isinstance(content, dict):
+        return content, None
+    metadata = content.get("metadata")
+    return content.get("vector"), metadata if isinstance(metadata, dict) else {}
+
+
+def _read_safetensors(path: Path) -> tuple[Any, dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            content = file.get_tensor("vector")
+        return content, json.loads(header["metadata"]) if "metadata" in header else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"vector file {str(path)!r} cannot be read ({error}); expected what compute_steering_vector wrote"
+        ) from error
