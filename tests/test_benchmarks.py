@@ -87,34 +87,34 @@ def test_arithmetic_is_pinned() -> None:
     train = load_problems("arithmetic", split="train")
     test = load_problems("Arithmetic", split="test")
     assert [(p.index, p.question, p.gold) for p in train[:3]] == [
-        (0, "What is 42 + 75?", "117"),
-        (1, "What is 66 + 96?", "162"),
-        (2, "What is 69 + 60?", "129"),
+        (0, "What is 41 - 12?", "29"),
+        (1, "What is 44 + 30?", "74"),
+        (2, "What is 60 + 44?", "104"),
     ]
     assert [(p.index, p.question, p.gold) for p in test[:3]] == [
-        (0, "What is 95 + 63?", "158"),
-        (1, "What is 37 + 69?", "106"),
-        (2, "What is 91 - 58?", "33"),
+        (0, "What is 25 + 7?", "32"),
+        (1, "What is 46 - 23?", "23"),
+        (2, "What is 28 + 28?", "56"),
     ]
     text = "\n".join(f"{p.question} {p.gold}" for p in train + test)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7222cf2a5a91fbc7"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "0aa158571fae4ae7"
 
 
 def test_arithmetic_splits_share_nothing_and_are_right() -> None:
     splits = {split: load_problems("arithmetic", split=split) for split in ("train", "test")}
-    assert {split: len(problems) for split, problems in splits.items()} == {"train": 4000, "test": 2000}
+    assert {split: len(problems) for split, problems in splits.items()} == {"train": 1560, "test": 800}
     hashes = [p.problem_hash for problems in splits.values() for p in problems]
-    assert len(set(hashes)) == 6000
+    assert len(set(hashes)) == 2360
     pairs = set()
     for problem in splits["train"] + splits["test"]:
         a, sign, b = problem.question.removeprefix("What is ").removesuffix("?").split()
         result = int(a) + int(b) if sign == "+" else int(a) - int(b)
         assert problem.gold == str(result)
         assert result >= 0
-        assert 10 <= min(int(a), int(b)) <= max(int(a), int(b)) <= 99
+        assert 2 <= min(int(a), int(b)) <= max(int(a), int(b)) <= 60
         pairs.add((sign, *sorted((a, b))))
-    assert len(pairs) == 6000  # not even 23 + 45 beside 45 + 23
-    assert sum(pair[0] == "+" for pair in pairs) == 3000
+    assert len(pairs) == 2360  # not even 23 + 45 beside 45 + 23
+    assert sum(pair[0] == "+" for pair in pairs) == 1770
 
 
 def test_arithmetic_leaves_the_global_generator_alone() -> None:

@@ -1,11 +1,11 @@
-"""Arithmetic: additions and subtractions of two-digit numbers, made here. 4000 train, 2000 test.
+"""Arithmetic: additions and subtractions of numbers from 2 to 60, made here. 1560 train, 800 test.
 
 The first problem of the test split:
 
-    question "What is 95 + 63?", gold "158"
+    question "What is 25 + 7?", gold "32"
 
-It needs no network and no file, and it is hard enough to be of use: a model of 135M parameters gets a third
-to a half of it right. The problems are the same on every machine and under every Python version, because they
+It needs no network and no file, and it suits small models: one of 135M parameters gets some of it right and
+some of it wrong, which phase 2 needs. It finds subtraction harder, hence three additions to one. The problems are the same on every machine and under every Python version, because they
 are drawn with `Random.random` alone, whose sequence for a given seed Python promises to keep; `shuffle` and
 `sample` come without that promise, and the order of a set or a hash plays no part.
 
@@ -21,23 +21,23 @@ from als.benchmarks.base import BadRow, Benchmark, Row, text_column
 T = TypeVar("T")
 
 SEED = 20250918
-SIZES = {"train": 4000, "test": 2000}
-_OPERANDS = range(10, 100)
+SIZES = {"train": 1560, "test": 800}
+_OPERANDS = range(2, 61)
+_ADDITIONS = 0.75  # share of each split
 
 
 def generate(split: str) -> list[tuple[str, str]]:
-    """The (question, gold answer) pairs of a split; half are additions, in a drawn order."""
+    """The (question, gold answer) pairs of a split; three of four are additions, in a drawn order."""
     rng = random.Random(SEED)
-    pairs = [(a, b) for a in _OPERANDS for b in _OPERANDS if a <= b]  # 4095 of them
+    pairs = [(a, b) for a in _OPERANDS for b in _OPERANDS if a <= b]  # 1770 of them
     additions = [_addition(a, b, swap=rng.random() < 0.5) for a, b in _shuffled(pairs, rng)]
     subtractions = [_subtraction(b, a) for a, b in _shuffled(pairs, rng)]
-    start = 0
     for name, size in SIZES.items():
-        part = slice(start, start + size // 2)
-        problems = _shuffled(additions[part] + subtractions[part], rng)
+        n = int(size * _ADDITIONS)
+        problems = _shuffled(additions[:n] + subtractions[: size - n], rng)
         if name == split:
             return problems
-        start += size // 2
+        additions, subtractions = additions[n:], subtractions[size - n :]
     raise AssertionError(f"no split {split!r}: the caller checks the name")
 
 

