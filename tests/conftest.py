@@ -71,6 +71,44 @@ def smollm2_engine(smollm2):
     return TransformersEngine(*smollm2, batch_size=8)
 
 
+QUESTIONS = (
+    "Say yes.",
+    "What is 2+2? Answer with the number only.",
+    "Name one colour, in one word.",
+    "Write a story about a fox.",
+    "Hi!",
+    "What is the capital of Italy?",
+    "Repeat exactly: blue",
+    "Explain in detail how rain forms over the sea in the tropics.",
+)
+
+
+@pytest.fixture(scope="session")
+def smollm2_prompts() -> list[str]:
+    """Eight prompts of unequal length; within 24 tokens some answers end by themselves and some do not."""
+    return [f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n" for question in QUESTIONS]
+
+
+@pytest.fixture(scope="session")
+def smollm2_runs(smollm2, smollm2_prompts):
+    """batch size -> the engine's outputs for those prompts, with captured states, and the seconds it took."""
+    import time
+
+    from als.engines.transformers_engine import TransformersEngine
+
+    done: dict[int, Any] = {}
+
+    def run(batch_size: int) -> tuple[list[Any], float]:
+        if batch_size not in done:
+            engine = TransformersEngine(*smollm2, batch_size=batch_size)
+            started = time.perf_counter()
+            outputs = dict(engine.generate(smollm2_prompts, max_new_tokens=24, capture_states=True))
+            done[batch_size] = [outputs[i] for i in range(len(smollm2_prompts))], time.perf_counter() - started
+        return done[batch_size]
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     path = Path(os.environ.get("ALS_DATA") or ROOT.parent / "shared" / "data")

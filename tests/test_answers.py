@@ -25,9 +25,7 @@ CASES = Path(__file__).parent / "cases"
 
 def load(name: str) -> list[Any]:
     cases = json.loads((CASES / f"{name}.json").read_text(encoding="utf-8"))
-    return [
-        pytest.param(case, id=f"{name}-{i}-{case['why'].replace(' ', '_')}") for i, case in enumerate(cases)
-    ]
+    return [pytest.param(case, id=f"{name}-{i}-{case['why'].replace(' ', '_')}") for i, case in enumerate(cases)]
 
 
 @pytest.mark.parametrize("case", load("numeric_answers") + load("math_answers"))
@@ -63,9 +61,7 @@ def test_unknown_prompt_index_is_named_with_the_allowed_ones() -> None:
 
 def test_values_are_exact() -> None:
     assert numbers.parse_number("0.1") == Fraction(1, 10)
-    assert numbers.parse_number("123456789012345678901234567890.1") == Fraction(
-        1234567890123456789012345678901, 10
-    )
+    assert numbers.parse_number("123456789012345678901234567890.1") == Fraction(1234567890123456789012345678901, 10)
 
 
 @pytest.mark.parametrize("benchmark", extract.BENCHMARKS)

@@ -37,16 +37,12 @@ def steered(text: str) -> str:
 spaces = st.sampled_from(["", "", "", " ", "\n", "\t\r\n  "])
 pieces = st.one_of(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters='"\\'),
-    st.sampled_from(
-        [r"\"", r"\\", r"\/", r"\b", r"\f", r"\n", r"\r", r"\t", r"\uD83d\ude00", "😀", "}", "{", "\x7f"]
-    ),
+    st.sampled_from([r"\"", r"\\", r"\/", r"\b", r"\f", r"\n", r"\r", r"\t", r"\uD83d\ude00", "😀", "}", "{", "\x7f"]),
     st.from_regex(r"\\u[0-9a-fA-F]{4}", fullmatch=True),  # lone surrogates too
 )
 strings = st.lists(pieces, max_size=6).map(lambda some: f'"{"".join(some)}"')
 our_key = st.sampled_from([f'"{KEY}"', r'"\u0074hought process"', r'"thought\u0020process"'])
-keys = (
-    our_key | st.sampled_from([f'"{KEY} "', '"thought"', r'"thought\tprocess"', '"final answer"']) | strings
-)
+keys = our_key | st.sampled_from([f'"{KEY} "', '"thought"', r'"thought\tprocess"', '"final answer"']) | strings
 numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,4})(\.[0-9]{1,3})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
 words = st.sampled_from(["true", "false", "null", "NaN", "Infinity", "-Infinity"])
 
@@ -111,9 +107,7 @@ def steers_here(prefix: str) -> bool:
     )
 
 
-WORD_ENDS = {
-    word[cut:] for word in ("true", "false", "null", "NaN", "Infinity") for cut in range(1, len(word))
-}
+WORD_ENDS = {word[cut:] for word in ("true", "false", "null", "NaN", "Infinity") for cut in range(1, len(word))}
 STRING_ENDS = ["", '"', 'n"', *("0" * digits + '"' for digits in range(1, 5)), '"":0']
 ENDS = [end + value for end in STRING_ENDS for value in ("", ":0")] + ["0", *sorted(WORD_ENDS)]
 
@@ -319,9 +313,7 @@ def assert_streams(tokenizer, ids: list[int]) -> None:
     assert len(held) <= 4
 
 
-emoji_texts = st.text(
-    st.sampled_from('ab 😀🤖é€{}",\\n\n') | st.characters(exclude_categories=["Cs"]), max_size=30
-)
+emoji_texts = st.text(st.sampled_from('ab 😀🤖é€{}",\\n\n') | st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 @LIMITS
@@ -354,9 +346,7 @@ def test_bytes_that_never_become_characters(smollm2_tokenizer, pieces: list[str]
     text=emoji_texts,
     bytes_=st.lists(st.sampled_from([0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80]), max_size=12),
 )
-def test_text_after_stray_byte_tokens_is_not_lost(
-    sentencepiece_tokenizer, text: str, bytes_: list[int]
-) -> None:
+def test_text_after_stray_byte_tokens_is_not_lost(sentencepiece_tokenizer, text: str, bytes_: list[int]) -> None:
     # Exact agreement is out of reach: decode makes a whole run of byte tokens unreadable for one stray byte.
     to_ids = sentencepiece_tokenizer.convert_tokens_to_ids
     stream = TokenTextStream(sentencepiece_tokenizer)
@@ -407,9 +397,7 @@ class CountingTokenizer:
         return bytes(i for i in ids if i).decode("utf-8", errors="replace")  # 0: a special token
 
 
-@pytest.mark.parametrize(
-    "row", [b"plain ", "😀€é".encode(), b"\xff", b"\x80", b"\xf0\x9f", b"\0", b"a\0", b"\xe2\0"]
-)
+@pytest.mark.parametrize("row", [b"plain ", "😀€é".encode(), b"\xff", b"\x80", b"\xf0\x9f", b"\0", b"a\0", b"\xe2\0"])
 def test_the_cost_of_a_token_is_bounded(row: bytes) -> None:
     tokenizer = CountingTokenizer()
     stream = TokenTextStream(tokenizer)

@@ -136,9 +136,7 @@ def test_select(start: int, end: int | None, indices: list[int] | None, chosen: 
     assert [problem.index for problem in selected] == chosen
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "indices"), [(3, 3, None), (8, None, None), (-1, 5, None), (3, 9, [0])]
-)
+@pytest.mark.parametrize(("start", "end", "indices"), [(3, 3, None), (8, None, None), (-1, 5, None), (3, 9, [0])])
 def test_select_nothing(start: int, end: int | None, indices: list[int] | None) -> None:
     with pytest.raises(UserError, match=rf"--start_data_idx {start} and --end_data_idx {end}"):
         select(problems(0, 2, 3, 7), start=start, end=end, indices=indices)

@@ -10,7 +10,6 @@ process is involved, and the same logs give the same bytes.
 import hashlib
 import io
 import math
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from als.benchmarks import BENCHMARKS
 from als.errors import UserError
+from als.files import load_pt, write_whole
 
 FORMATS = ("png", "svg")
 
@@ -69,24 +69,10 @@ def read_log(path: Path | str) -> RunLog:
         UserError: no such file, or one that holds something else than a run's two lists.
     """
     path = Path(path)
-    content = _load(path)
+    content = load_pt(path, expected="the logistics.pt of a run, at --log_file")
     results, seconds = _lists(content, path)
     model, data, run = _describe(path)
     return RunLog(path, tuple(results), tuple(map(float, seconds)), model, data, run)
-
-
-def _load(path: Path) -> Any:
-    import torch
-
-    if not path.is_file():
-        raise UserError(f"--log_file {str(path)!r} is not a file: give the logistics.pt in the folder of a run")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different kind for each way a file can be broken
-        raise UserError(
-            f"--log_file {str(path)!r} cannot be read as a run log ({type(error).__name__}): give the "
-            "logistics.pt in the folder of a run"
-        ) from error
 
 
 def _lists(content: Any, path: Path) -> tuple[list[bool], list[float]]:
@@ -248,10 +234,4 @@ def _render(figure: Any, kind: str) -> bytes:
 def _save(path: Path, content: bytes) -> None:
     if path.exists() and path.read_bytes() != content:
         warnings.warn(f"{path} held another chart, which is replaced", stacklevel=3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        half.write_bytes(content)
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    write_whole(path, lambda part: part.write_bytes(content))

@@ -2,6 +2,8 @@
 
 A half-written file must never look finished, so content goes to a temporary name, to the disk, and only
 then to its own name. Knows nothing of what it writes.
+
+Reading .pt files is here too, because there is one safe way to do it.
 """
 
 import json
@@ -9,6 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from als.errors import UserError
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written."""
@@ -35,3 +39,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write one readable JSON document, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_pt(path: Path, *, expected: str) -> Any:
+    """Read a .pt file of plain tensors, lists and dicts; nothing in it is executed.
+
+    Args:
+        path: the file.
+        expected: what it ought to hold, for the error's last words.
+
+    Raises:
+        UserError: it is not there, or holds anything else.
+    """
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"{str(path)!r} is not a file; expected {expected}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises another kind for each way in which a file can be broken
+        raise UserError(
+            f"{str(path)!r} cannot be read as plain tensors ({type(error).__name__}); expected {expected}"
+        ) from error

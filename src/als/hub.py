@@ -1,29 +1,33 @@
 """Ask the model hub whether it can serve a repository, quickly, before a loader starts to retry.
 
-transformers and datasets retry for a long time where there is no network. One request with a short limit
-tells the cases apart, and each becomes one sentence. Knows nothing of models and data sets.
+transformers and datasets retry for half a minute where names do not resolve, and for minutes where packets
+vanish. One request with a short limit tells the cases apart. Knows nothing of models and data sets.
 """
 
-from als.errors import UserError
+import threading
 
-TIMEOUT = 10.0
-"""Seconds to wait for the hub's answer."""
+REQUEST_SECONDS = 10.0
+"""For one request; it counts for each address of the hub."""
+SECONDS = 20.0
+"""For the answer, all addresses together."""
 
 
-def check_hub(repo: str, *, kind: str, instead: str) -> bool:
-    """Make sure that a hub repository can be loaded.
+def hub_trouble(repo: str, *, kind: str) -> str | None:
+    """Why the hub cannot give a repository; None if it can.
 
     Args:
         repo: hub id, `owner/name` or `name`.
         kind: `model` or `dataset`.
-        instead: what to give in its place, for the error's last words.
-
-    Returns:
-        True where the hub is out of reach but the repository is in the local cache: load from there.
-
-    Raises:
-        UserError: no such repository, no access to it, or no hub and no cached copy.
     """
+    answers: list[str | None] = []
+    # In a thread that is left behind when it takes too long: a request cannot be ended from outside.
+    thread = threading.Thread(target=lambda: answers.append(_ask(repo, kind)), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return answers[0] if answers else f"the hub did not answer within {SECONDS:.0f} seconds"
+
+
+def _ask(repo: str, kind: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
@@ -34,29 +38,20 @@ def check_hub(repo: str, *, kind: str, instead: str) -> bool:
     )
 
     try:
-        HfApi().repo_info(repo, repo_type=kind, timeout=TIMEOUT)
+        HfApi().repo_info(repo, repo_type=kind, timeout=REQUEST_SECONDS)
     except HFValidationError:
-        raise UserError(f"{kind} {repo!r} is neither a path here nor a hub id; give {instead}") from None
+        return "that is not the form of a hub id"
     except GatedRepoError:
-        raise UserError(f"{kind} {repo!r} asks for permission: accept its terms and run `hf auth login`") from None
+        return "the hub asks for permission: accept its terms there and run `hf auth login`"
     except RepositoryNotFoundError:
-        raise UserError(f"{kind} {repo!r} is neither a path here nor on the hub; give {instead}") from None
-    except (OSError, HTTPError, OfflineModeIsEnabled) as error:
-        if _is_cached(repo, kind):
-            return True
-        raise UserError(
-            f"{kind} {repo!r} is no path here and the hub is out of reach ({type(error).__name__}); give {instead}"
-        ) from None
-    return False
+        return f"the hub has no {kind} of that id, or it is not open to you"
+    except OfflineModeIsEnabled:
+        return "offline mode is on"
+    except (OSError, HTTPError) as error:
+        return f"the hub is out of reach: {first_line(error)}"
+    return None
 
 
-def _is_cached(repo: str, kind: str) -> bool:
-    """Whether some snapshot of the repository lies in the local hub cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        snapshot_download(repo, repo_type=kind, local_files_only=True, allow_patterns=["*.json", "README.md"])
-    except LocalEntryNotFoundError:
-        return False
-    return True
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.errors import UserError
-from als.hub import check_hub
+from als.hub import first_line, hub_trouble
 
 if TYPE_CHECKING:
     import torch
@@ -193,8 +193,21 @@ def _source(name_or_path: str | Path) -> dict[str, Any]:
     name = str(name_or_path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"model {name!r} is not a folder here; expected {WEIGHTS}")
-    cached = check_hub(name, kind="model", instead="a local folder or a .gguf file at --model_name_or_path")
-    return {"pretrained_model_name_or_path": name, "local_files_only": cached}
+    trouble = hub_trouble(name, kind="model")
+    if trouble and not _is_cached(name):
+        raise UserError(f"model {name!r} is no path here, and {trouble}; expected {WEIGHTS}")
+    return {"pretrained_model_name_or_path": name, "local_files_only": bool(trouble)}
+
+
+def _is_cached(repo: str) -> bool:
+    """Whether a snapshot of the model lies in the local hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repo, "config.json"), str)
+    except HFValidationError:
+        return False
 
 
 def _from_pretrained(auto_class: str, name: str | Path, options: dict[str, Any]) -> Any:
@@ -208,8 +221,7 @@ def _from_pretrained(auto_class: str, name: str | Path, options: dict[str, Any])
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return getattr(transformers, auto_class).from_pretrained(**options)
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"model {str(name)!r} cannot be loaded: {reason}; expected {WEIGHTS}") from error
+        raise UserError(f"model {str(name)!r} cannot be loaded: {first_line(error)}; expected {WEIGHTS}") from error
 
 
 def _load_tokenizer(name_or_path: str | Path, source: dict[str, Any]) -> Any:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from als.errors import UserError
-from als.files import write_json, write_whole
+from als.files import write_json, write_text, write_whole
 from als.records import ResultLine
 
 RESULTS = "results.jsonl"
@@ -93,7 +94,7 @@ class RunFolder:
     def append(self, line: ResultLine) -> None:
         """Write one line; it is handed to the operating system before this returns."""
         assert self._file is not None, "open() comes first"
-        self._file.write(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
+        self._file.write(_as_text(line))
         self._file.flush()
         self.lines.append(line)
 
@@ -103,7 +104,7 @@ class RunFolder:
         if len(kept) < len(self.lines):
             assert self._file is not None, "open() comes first"
             self._file.close()
-            _rewrite(self.lines_path, kept)
+            write_text(self.lines_path, "".join(map(_as_text, kept)))
             self._file = self.lines_path.open("a", encoding="utf-8", newline="\n")
             self.lines = kept
 
@@ -192,6 +193,7 @@ def read_lines(path: Path, *, repair: bool = False) -> list[ResultLine]:
             ) from error
         lines[line.index] = line
     if torn and repair:
+        warnings.warn(f"{path}: dropped an unfinished last line of {len(torn)} bytes", stacklevel=3)
         with path.open("r+b") as file:
             file.truncate(len(content) - len(torn))
     return list(lines.values())
@@ -212,9 +214,9 @@ def read_json(path: Path) -> Json:
     return value
 
 
-def _rewrite(path: Path, lines: Sequence[ResultLine]) -> None:
-    text = "".join(json.dumps(line.to_json(), ensure_ascii=False) + "\n" for line in lines)
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+def _as_text(line: ResultLine) -> str:
+    """One line of the file, in ASCII: a model's text may hold half a surrogate pair, which UTF-8 cannot."""
+    return json.dumps(line.to_json()) + "\n"
 
 
 def _free_name(path: Path) -> Path:

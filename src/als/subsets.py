@@ -6,13 +6,13 @@ A subset file has one index of the data set's split a line. This module knows in
 problem says, or where a data set lies, it does not know.
 """
 
-import os
 import random
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePath
 
 from als.errors import UserError
+from als.files import write_text
 from als.records import Problem
 
 _INDEX = re.compile(r"[0-9]{1,12}")
@@ -59,7 +59,7 @@ def write_subset(path: Path, indices: Iterable[int]) -> None:
         if path.exists():
             _check_same(path, text)
             return
-        _write_whole(path, text)
+        write_text(path, text)
     except OSError as error:
         raise UserError(
             f"the subset {str(path)!r} cannot be written ({error.strerror or error}): choose another folder"
@@ -72,19 +72,6 @@ def _check_same(path: Path, text: str) -> None:
             f"the subset {str(path)!r} exists and holds other indices: choose another --output_dir, or "
             "remove that file if no run needs it any more"
         )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with half.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def read_subset(path: Path | str, *, allowed: Collection[int]) -> list[int]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from als.errors import UserError
-from als.files import write_whole
+from als.files import load_pt, write_whole
 
 ENDINGS = (".pt", ".safetensors")
 AVERAGING_METHODS = ("mean", "ema")
@@ -155,16 +155,7 @@ def load_vector(path: str | Path) -> SteeringVector:
 
 def _read_pt(path: Path) -> tuple[Any, dict[str, Any] | None]:
     """The `vector` and the metadata of a .pt file; metadata None for a bare tensor."""
-    import pickle
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"vector file {str(path)!r} cannot be read as plain tensors ({reason}); "
-            "expected what compute_steering_vector wrote"
-        ) from error
+    content = load_pt(path, expected="what compute_steering_vector wrote")
     if not isinstance(content, dict):
         return content, None
     metadata = content.get("metadata")

@@ -3,7 +3,7 @@
     problems = load_problems("openai/gsm8k", split="test")
     find_benchmark("openai/gsm8k").family        # "number"
 
-One file a data set, each with a real row on top; `base` reads rows from files, saved folders and the hub.
+One file a data set, each with a real row on top; `sources` reads rows from files, saved folders and the hub.
 This module knows which data sets there are and nothing of prompts, models or runs.
 """
 
@@ -11,18 +11,8 @@ import warnings
 from pathlib import Path
 
 from als.benchmarks import aime_2024, arithmetic, gsm8k, math_500
-from als.benchmarks.base import (
-    READERS,
-    SPLIT_LABELS,
-    Benchmark,
-    HubSource,
-    Located,
-    is_path,
-    normalise,
-    problems_of,
-    read_local,
-    read_rows,
-)
+from als.benchmarks.base import SPLIT_LABELS, Benchmark, HubSource, Located, normalise, problems_of
+from als.benchmarks.sources import READERS, is_path, read_local, read_rows
 from als.errors import UserError
 from als.records import Problem
 

@@ -5,9 +5,10 @@ The first problem of the test split:
     question "What is 25 + 7?", gold "32"
 
 It needs no network and no file, and it suits small models: one of 135M parameters gets some of it right and
-some of it wrong, which phase 2 needs. It finds subtraction harder, hence three additions to one. The problems are the same on every machine and under every Python version, because they
-are drawn with `Random.random` alone, whose sequence for a given seed Python promises to keep; `shuffle` and
-`sample` come without that promise, and the order of a set or a hash plays no part.
+some of it wrong, which phase 2 needs. It finds subtraction harder, hence three additions to one. The problems
+are the same on every machine and under every Python version, because they are drawn with `Random.random` alone,
+whose sequence for a given seed Python promises to keep; `shuffle` and `sample` come without that promise, and
+the order of a set or a hash plays no part.
 
 A pair of operands is used for one addition at most, in one order, so 23 + 45 in one split and 45 + 23 in the
 other cannot happen.

@@ -1,0 +1,120 @@
+"""A run's folder: append, resume, refuse, move aside, and the files derived from the lines."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from als.errors import UserError
+from als.records import Completion, Problem, ResultLine, Verdict, hash_question, result_line
+from als.runlog import RunFolder, config_hash, read_lines, summarise
+
+CONFIG = {"mode": "greedy_cot", "model": "m", "prompt_idx": 0, "prompts": (0, 1)}
+
+
+def a_line(index: int, *, correct: bool = True, seconds: float = 0.5, **details: object) -> ResultLine:
+    problem = Problem(index, f"What is {index} + 1?", str(index + 1))
+    completion = Completion("so it is\n\u2028 7 \ud83d", 10, 20, "stop", seconds)
+    verdict = Verdict("7" if correct else None, problem.gold, correct, "boxed")
+    return result_line(problem, "the prompt", completion, verdict, **details)
+
+
+def a_run(path: Path, *indices: int) -> RunFolder:
+    folder = RunFolder(path)
+    with folder.open(CONFIG):
+        for index in indices:
+            folder.append(a_line(index))
+    return folder
+
+
+def test_a_line_survives_the_file(tmp_path: Path) -> None:
+    line = a_line(3, steered_fraction=0.25)
+    assert ResultLine.from_json(json.loads(json.dumps(line.to_json()))) == line
+    assert "details" not in line.to_json()
+    assert line.to_json()["steered_fraction"] == 0.25
+
+
+def test_question_hash_ignores_case_and_white_space() -> None:
+    assert hash_question("What is  2 + 3?\n") == hash_question("what is 2 +\u00a03?")
+    assert hash_question("What is 2 + 3?") != hash_question("What is 2 + 4?")
+
+
+def test_resume_goes_on_by_index(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0, 2)
+    again = RunFolder(tmp_path / "run")
+    with again.open(CONFIG, resume=True):
+        assert again.done() == {0, 2}
+        again.append(a_line(1))
+    assert [line.index for line in read_lines(tmp_path / "run" / "results.jsonl")] == [0, 2, 1]
+
+
+def test_a_torn_last_line_is_dropped_with_a_notice_and_others_stay(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0, 1)
+    path = tmp_path / "run" / "results.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    again = RunFolder(tmp_path / "run")
+    with pytest.warns(UserWarning, match="unfinished"), again.open(CONFIG, resume=True):
+        assert again.done() == {0}
+        again.append(a_line(1))
+    assert path.read_bytes() == whole
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0, 1)
+    path = tmp_path / "run" / "results.jsonl"
+    path.write_text("{}\n" + path.read_text())
+    with pytest.raises(UserError, match="line 1"):
+        read_lines(path)
+
+
+def test_results_are_never_overwritten_in_silence(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0)
+    with pytest.raises(UserError, match="--resume.*--overwrite"):
+        RunFolder(tmp_path / "run").open(CONFIG)
+
+
+def test_overwrite_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0)
+    for _ in range(2):
+        with RunFolder(tmp_path / "run").open(CONFIG, overwrite=True) as folder:
+            folder.append(a_line(5))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["run", "run.1", "run.2"]
+    assert [line.index for line in read_lines(tmp_path / "run.1" / "results.jsonl")] == [0]
+
+
+def test_another_configuration_is_refused_field_by_field(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0)
+    with pytest.raises(UserError, match=r"model: then 'm', now 'n'; seed: then None, now 1"):
+        RunFolder(tmp_path / "run").open(CONFIG | {"model": "n", "seed": 1}, resume=True)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"] == "m"
+
+
+def test_logistics_is_in_the_order_of_the_data_set(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").open(CONFIG) as folder:
+        folder.append(a_line(2, correct=False, seconds=2.0))
+        folder.append(a_line(0, correct=True, seconds=1.0))
+        summary = folder.finish({0, 2})
+    log = torch.load(tmp_path / "run" / "logistics.pt", weights_only=True)
+    assert log == {"results_history": [True, False], "time_history": [1.0, 2.0]}
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["n"], summary["accuracy"], summary["answered"]) == (2, 0.5, 0.5)
+    assert summary["tokens_per_second"] == pytest.approx(40 / 3)
+
+
+def test_summary_averages_what_steered_modes_record() -> None:
+    summary = summarise([a_line(0, steered_fraction=1.0), a_line(1, steered_fraction=0.5)])
+    assert summary["steered_fraction"] == 0.75
+    assert "mean_cosine" not in summary
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="--output_dir"):
+        RunFolder(tmp_path / "file" / "run").open(CONFIG)
+
+
+def test_config_hash_is_blind_to_order() -> None:
+    assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1}) != config_hash({"a": 1, "b": 3})
