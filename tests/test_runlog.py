@@ -55,7 +55,9 @@ def test_a_torn_last_line_is_dropped_with_a_notice_and_others_stay(tmp_path: Pat
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
     again = RunFolder(tmp_path / "run")
-    with pytest.warns(UserWarning, match="unfinished"), again.open(CONFIG, resume=True):
+    with pytest.warns(UserWarning, match="unfinished"):
+        again.open(CONFIG, resume=True)
+    with again:
         assert again.done() == {0}
         again.append(a_line(1))
     assert path.read_bytes() == whole
@@ -71,7 +73,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 def test_results_are_never_overwritten_in_silence(tmp_path: Path) -> None:
     a_run(tmp_path / "run", 0)
-    with pytest.raises(UserError, match="--resume.*--overwrite"):
+    with pytest.raises(UserError, match=r"--resume.*--overwrite"):
         RunFolder(tmp_path / "run").open(CONFIG)
 
 

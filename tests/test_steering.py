@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,9 +29,9 @@ TINY_PROMPTS = [
 ]
 SMOLLM2_PROMPTS = [
     "The capital of France is",
-    "Once upon a time, in a village by the sea, there lived",
+    "Once upon a time, by the sea, there lived",
     "2 + 3 =",
-    "def add(a, b):\n    return",
+    "Hello",
     "My favourite food is pizza because it",
 ]
 
@@ -53,7 +54,8 @@ class Bench:
 
     @property
     def eos(self) -> list[int]:
-        return [self.tokenizer.eos_token_id]
+        declared = self.model.generation_config.eos_token_id
+        return declared if isinstance(declared, list) else [declared]
 
     def layer(self, name: str) -> int:
         return {"first": 0, "middle": len(self.vector) // 2, "last": len(self.vector) - 1}[name]
@@ -91,12 +93,13 @@ class Bench:
         return [outputs[i] for i in range(len(self.prompts))]
 
     def plain_generate(self, steering: Steering) -> list[list[int]]:
-        """Tokens of model.generate on the left-padded batch; what follows an end token is padding."""
+        """Tokens of model.generate on the left-padded batch, without the padding behind an end token."""
         inputs = padded(self)
         with steer(self.model, steering):
             tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         rows = tokens[:, inputs["input_ids"].shape[1] :].tolist()
-        return [row[: row.index(self.eos[0]) + 1] if self.eos[0] in row else row for row in rows]
+        ends = [next((i + 1 for i, token in enumerate(row) if token in self.eos), len(row)) for row in rows]
+        return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
 
 def make_bench(model: Any, tokenizer: Any, prompts: list[str], *, along: float, max_new_tokens: int) -> Bench:
@@ -106,9 +109,9 @@ def make_bench(model: Any, tokenizer: Any, prompts: list[str], *, along: float, 
     """
     last = []
     for prompt in prompts:
-        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
         outputs = block_outputs(model, llama_blocks(model), **inputs, use_cache=False)
-        last.append(torch.stack([stream[0, -1] for stream in outputs]))
+        last.append(torch.stack([stream[0, -1].cpu() for stream in outputs]))
     states = torch.stack(last)  # [prompts, L, D]
     norms = states.norm(dim=-1).mean(dim=0)
     mean = torch.nn.functional.normalize(states.mean(dim=0), dim=-1)
@@ -130,7 +133,8 @@ def tiny(tiny_model, tiny_tokenizer):
 
     def bench(architecture: str) -> Bench:
         if architecture not in made:
-            model = tiny_model(architecture)
+            model = copy.deepcopy(tiny_model(architecture))
+            model.generation_config.eos_token_id = [0, 17, 29, 41, 73, 88]  # several, so that some answers end early
             made[architecture] = make_bench(model, tiny_tokenizer, TINY_PROMPTS, along=0.0, max_new_tokens=20)
         return made[architecture]
 
@@ -139,7 +143,7 @@ def tiny(tiny_model, tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def smollm2_bench(smollm2):
-    return make_bench(*smollm2, SMOLLM2_PROMPTS, along=0.15, max_new_tokens=10)
+    return make_bench(*smollm2, SMOLLM2_PROMPTS, along=0.15, max_new_tokens=6)
 
 
 def check_engine(bench: Bench, steering: Steering, batch_size: int) -> None:
@@ -187,11 +191,12 @@ def test_tokens_are_the_oracles_on_smollm2(smollm2_bench, scale, tau, layer):
     check_engine(smollm2_bench, steering, batch_size=5)
 
 
-@pytest.mark.parametrize(("layer", "scale", "tau"), [("first", "residual", 0.1), ("last", "unit", None)])
-def test_batch_of_one_and_plain_generate_on_smollm2(smollm2_bench, layer, scale, tau):
-    steering = smollm2_bench.steering(layer, scale, tau)
-    check_engine(smollm2_bench, steering, batch_size=1)
-    assert smollm2_bench.plain_generate(steering) == [a.tokens for a in smollm2_bench.oracle(steering)]
+def test_longer_answers_one_at_a_time_and_by_plain_generate_on_smollm2(smollm2_bench):
+    bench = replace(smollm2_bench, max_new_tokens=16, answers={})
+    steering = bench.steering("middle", "residual", 0.1)
+    check_engine(bench, steering, batch_size=5)
+    check_engine(bench, steering, batch_size=1)
+    assert bench.plain_generate(steering) == [answer.tokens for answer in bench.oracle(steering)]
 
 
 def test_tiny_answers_end_both_ways(tiny):
@@ -302,11 +307,9 @@ def test_spellings_of_one_vector(tiny, vector_of):
         assert ours.mean_cosine == theirs.mean_cosine
 
 
-def test_states_keep_their_dtype(tiny_model, tiny, tiny_tokenizer):
+def test_states_keep_their_dtype(tiny):
     """In bfloat16 too the state is the original plus the vector, as near as bfloat16 can say it."""
-    import copy
-
-    bench = replace(tiny("llama"), model=copy.deepcopy(tiny_model("llama")).to(torch.bfloat16))
+    bench = replace(tiny("llama"), model=copy.deepcopy(tiny("llama").model).to(torch.bfloat16))
     steering = bench.steering("middle", "residual", None)
     plain, changed, _ = passes(bench, steering)
     h, v = plain[steering.layer_idx][:, -1].float(), bench.vector[steering.layer_idx]
@@ -334,10 +337,8 @@ class TupleBlock(torch.nn.Module):
         return self.block(*args, **kwargs), "something else"
 
 
-def test_tuple_returning_block(tiny, tiny_model):
+def test_tuple_returning_block(tiny):
     """The same model twice, once with a block that returns a tuple, unpacked again behind the hook."""
-    import copy
-
     bench = tiny("llama")
     steering = bench.steering("middle", "residual", 0.1)
     model = copy.deepcopy(bench.model)
@@ -494,8 +495,6 @@ def test_hook_adds_no_host_read_to_a_forward_pass(tiny, scale, tau):
 @pytest.mark.parametrize("scale", SCALES)
 def test_hook_runs_where_there_are_no_values_to_read(tiny, scale, tau):
     """On the meta device every look at a value, and every copy to the host, is an error."""
-    import copy
-
     bench = tiny("llama")
     model = copy.deepcopy(bench.model).to("meta")
     ids = torch.zeros(5, 7, dtype=torch.int64, device="meta")
@@ -589,20 +588,12 @@ def test_tokens_are_the_oracles_on_cuda(smollm2_path, scale, tau, placement):
 
     model, tokenizer = load_model(smollm2_path, dtype="float32", **placement)
     assert model.device.type == "cuda"
-    bench = make_bench_on(model, tokenizer)
+    bench = make_bench(model, tokenizer, SMOLLM2_PROMPTS, along=0.15, max_new_tokens=24)
     steering = bench.steering("middle", scale, tau)
     check_telling(bench, steering)
     check_engine(bench, steering, batch_size=5)
     check_engine(bench, steering, batch_size=1)
     assert bench.plain_generate(steering) == [answer.tokens for answer in bench.oracle(steering)]
-
-
-def make_bench_on(model: Any, tokenizer: Any) -> Bench:
-    """The bench of a model on a GPU; its vector stays on the CPU, as a loaded file's does."""
-    device = model.device
-    bench = make_bench(model.to("cpu"), tokenizer, SMOLLM2_PROMPTS, along=0.15, max_new_tokens=24)
-    model.to(device)
-    return bench
 
 
 @pytest.mark.gpu
@@ -611,7 +602,7 @@ def test_hook_never_waits_for_cuda(smollm2_path):
     from als.models import load_model
 
     model, tokenizer = load_model(smollm2_path, dtype="float32", device="cuda")
-    bench = make_bench_on(model, tokenizer)
+    bench = make_bench(model, tokenizer, SMOLLM2_PROMPTS, along=0.15, max_new_tokens=24)
     ids = torch.ones(5, 7, dtype=torch.int64, device="cuda")
     tally = RowTally(torch.arange(5, device="cuda"), torch.zeros(5, 3, device="cuda"))
     with torch.inference_mode(), steer(model, bench.steering("middle", "residual", 0.1), tally=tally):

@@ -14,8 +14,10 @@ from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option
 from als.cli.pipeline import identity, load_engine, read_problems, record, run_root
 
 if TYPE_CHECKING:
+    from als.engines.base import Engine
+    from als.generation.solve import Settings
     from als.records import Problem, ResultLine
-    from als.states import Example, StateFolder
+    from als.states import StateFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,20 @@ class Config(FolderConfig, DataConfig, ModelConfig):
 
 def run(config: Config) -> int:
     """Collect, and say how many answers are good and bad."""
+    from als.benchmarks import find_benchmark
+    from als.generation.solve import Settings, prompts_for
     from als.states import StateFolder
 
     problems = read_problems(config)
     folder = StateFolder(_folder(config))
     folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
     engine = load_engine(config)
+    settings = Settings(
+        benchmark=find_benchmark(config.dataset, config.benchmark).name,
+        prompt_idx=config.solver_prompt_idx,
+        max_new_tokens=config.max_new_tokens,
+    )
+    engine.check_prompts(prompts_for(engine, problems, settings), max_new_tokens=config.max_new_tokens)
     threshold = config.good_example_threshold if config.label_by == "verifiers" else None
     fields = identity(
         config,
@@ -58,7 +68,7 @@ def run(config: Config) -> int:
     )
     with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
         folder.drop_unfinished()
-        examples = _collect(config, engine, problems, folder)
+        examples = _collect(config, engine, problems, folder, settings)
         for _ in record(folder, problems, examples, title="collect_states", verbose=config.verbose):
             pass
         folder.finish({problem.index for problem in problems})
@@ -72,21 +82,15 @@ def _folder(config: Config) -> Path:
     return run_root(config.output_dir, config.model_name_or_path, config.dataset) / "state_collection" / name
 
 
-def _collect(config: Config, engine: object, problems: list[Problem], folder: StateFolder) -> Iterator[ResultLine]:
-    from als.benchmarks import find_benchmark
-    from als.generation.solve import Settings
+def _collect(
+    config: Config, engine: Engine, problems: list[Problem], folder: StateFolder, settings: Settings
+) -> Iterator[ResultLine]:
     from als.states import Labelling, collect
 
-    settings = Settings(
-        benchmark=find_benchmark(config.dataset, config.benchmark).name,
-        prompt_idx=config.solver_prompt_idx,
-        max_new_tokens=config.max_new_tokens,
-    )
     labelling = Labelling(config.label_by, config.good_example_threshold)  # type: ignore[arg-type]
     done = folder.done()
     todo = [problem for problem in problems if problem.index not in done]
-    examples: Iterator[Example] = collect(engine, todo, settings, labelling)  # type: ignore[arg-type]
-    for example in examples:
+    for example in collect(engine, todo, settings, labelling):
         folder.add(example)
         yield example.line
 

@@ -19,7 +19,9 @@ from als.generation import MODES, STEERED_MODES
 
 if TYPE_CHECKING:
     from als.engines.transformers_engine import TransformersEngine
+    from als.generation.solve import Settings
     from als.records import Problem
+    from als.runlog import RunFolder
     from als.steering import Steering
     from als.vectors import SteeringVector
 
@@ -60,7 +62,7 @@ class Config(FolderConfig, DataConfig, ModelConfig):
         if self.steers and self.vector_name_template is None:
             raise UserError(f"--generation_mode {self.generation_mode} needs a vector: give --vector_name_template")
         if self.vector_name_template is not None:
-            _check_template(self.vector_name_template, self.prompts_to_run)
+            _check_template(self.vector_name_template)
 
     @property
     def steers(self) -> bool:
@@ -75,6 +77,7 @@ class Config(FolderConfig, DataConfig, ModelConfig):
 
 def run(config: Config) -> int:
     """Everything that can be wrong is looked at first; then a run for each prompt, and a table of them."""
+    from als.generation.solve import prompts_for
     from als.runlog import RunFolder
     from als.stats import runs_table
     from als.vectors import load_vector
@@ -85,7 +88,9 @@ def run(config: Config) -> int:
     for folder in folders.values():
         folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
     engine = load_engine(config)
-    steerings = {idx: _steering(config, vector, engine) for idx, vector in steered.items()}
+    settings = {idx: _settings(config, idx, engine, steered.get(idx)) for idx in config.prompts_to_run}
+    for each in settings.values():
+        engine.check_prompts(prompts_for(engine, problems, each), max_new_tokens=config.max_new_tokens)
     summaries = []
     for idx, folder in folders.items():
         fields = identity(
@@ -97,40 +102,38 @@ def run(config: Config) -> int:
             **(_steering_fields(config, idx, steered[idx]) if config.steers else {}),
         )
         with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
-            summaries.append(
-                (_title(config, idx), _evaluate(config, engine, problems, folder, idx, steerings.get(idx)))
-            )
+            summary = _evaluate(config, engine, problems, folder, settings[idx])
+        summaries.append((_title(config, idx), summary))
         print(f"results -> {folder.path}")
     print(runs_table(summaries))
     return 0
 
 
 def _evaluate(
-    config: Config,
-    engine: TransformersEngine,
-    problems: list[Problem],
-    folder: Any,
-    prompt_idx: int,
-    steering: Steering | None,
+    config: Config, engine: TransformersEngine, problems: list[Problem], folder: RunFolder, settings: Settings
 ) -> dict[str, Any]:
     """Answer what has no line yet; returns the summary."""
-    from als.benchmarks import find_benchmark
     from als.generation import mode_function
-    from als.generation.solve import Settings
 
-    settings = Settings(
-        benchmark=find_benchmark(config.dataset, config.benchmark).name,
-        prompt_idx=prompt_idx,
-        max_new_tokens=config.max_new_tokens,
-        steering=steering,
-    )
     done = folder.done()
     todo = [problem for problem in problems if problem.index not in done]
     lines = mode_function(config.generation_mode)(engine, todo, settings)
-    for line in record(folder, problems, lines, title=_title(config, prompt_idx), verbose=config.verbose):
+    title = _title(config, settings.prompt_idx)
+    for line in record(folder, problems, lines, title=title, verbose=config.verbose):
         folder.append(line)
-    summary: dict[str, Any] = folder.finish({problem.index for problem in problems})
-    return summary
+    return folder.finish({problem.index for problem in problems})
+
+
+def _settings(config: Config, prompt_idx: int, engine: TransformersEngine, vector: SteeringVector | None) -> Settings:
+    from als.benchmarks import find_benchmark
+    from als.generation.solve import Settings
+
+    return Settings(
+        benchmark=find_benchmark(config.dataset, config.benchmark).name,
+        prompt_idx=prompt_idx,
+        max_new_tokens=config.max_new_tokens,
+        steering=_steering(config, vector, engine) if vector else None,
+    )
 
 
 def run_folder(config: Config, prompt_idx: int) -> Path:
@@ -199,19 +202,17 @@ def _steering_fields(config: Config, prompt_idx: int, vector: SteeringVector) ->
     }
 
 
-def _check_template(template: str, prompts: Sequence[int]) -> None:
-    """A template may hold {prompt_idx} and nothing else in braces, and must tell several prompts apart."""
+def _check_template(template: str) -> None:
+    """A template may hold {prompt_idx} and nothing else in braces."""
     try:
         names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        if names <= {"prompt_idx"}:
+            template.format(prompt_idx=0)
+            return
+        problem = f"unknown placeholder {{{min(names - {'prompt_idx'})}}}"
     except ValueError as error:
-        raise UserError(
-            f"--vector_name_template {template!r}: {error}; only {{prompt_idx}} may be in braces"
-        ) from error
-    unknown = names - {"prompt_idx"}
-    if unknown:
-        raise UserError(
-            f"--vector_name_template {template!r}: unknown placeholder {{{min(unknown)}}}; allowed is {{prompt_idx}}"
-        )
+        problem = str(error)
+    raise UserError(f"--vector_name_template {template!r}: {problem}; only {{prompt_idx}} may stand in braces")
 
 
 def _title(config: Config, prompt_idx: int) -> str:

@@ -58,12 +58,20 @@ class TransformersEngine:
         capture_states: bool = False,
     ) -> Iterator[tuple[int, Output]]:
         """Complete prompts greedily; see `engines.base.Engine.generate`."""
-        ids = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        ids = self._encode(prompts)
         self._check_context(ids, max_new_tokens)
         for start in range(0, len(prompts), self.batch_size):
             batch = ids[start : start + self.batch_size]
             outputs = self._generate_batch(batch, max_new_tokens, steering, capture_states)
             yield from enumerate(outputs, start)
+
+    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
+        """Raise a UserError if a prompt and max_new_tokens together exceed the model's context."""
+        self._check_context(self._encode(prompts), max_new_tokens)
+
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        # The prompts spell out their special tokens, so the tokenizer adds none.
+        return [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
 
     def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         limit = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)

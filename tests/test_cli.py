@@ -1,0 +1,255 @@
+"""The commands as a person runs them: bad input gets one sentence, exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from als.cli import collect_states, compute_steering_vector, create_chart, create_subsets, main
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS, HIDDEN = 3, 32
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory, smollm2_path) -> str:
+    """A random model of three layers on disk, with the real tokenizer: quick to load, and it says nonsense."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        vocab_size=49152,
+        eos_token_id=2,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm2_path).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def vector(here) -> Callable[..., str]:
+    """Writes a vector file and names it."""
+    import torch
+
+    def write(name: str = "v.pt", *, layers: int = LAYERS, hidden: int = HIDDEN, value: float = 0.5) -> str:
+        torch.save({"vector": torch.full((layers, hidden), value), "metadata": {}}, here / name)
+        return name
+
+    return write
+
+
+def run(command, *arguments: str) -> int:
+    """The exit code of a command, whether it returns it or argparse exits with it."""
+    try:
+        return command.main([*map(str, arguments)])
+    except SystemExit as exit:
+        return int(exit.code or 0)
+
+
+def everything(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def refused(command, *arguments: str, capsys, here: Path) -> str:
+    """Run a command that has to be refused; returns its one sentence."""
+    before = everything(here)
+    capsys.readouterr()
+    assert run(command, *arguments) == 2
+    assert everything(here) == before
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def greedy(model: str, *more: str) -> tuple[str, ...]:
+    """A run of two short answers."""
+    options = ("--generation_mode", "greedy_cot", "--model_name_or_path", model, "--dataset", "arithmetic")
+    return (*options, "--end_data_idx", "2", "--max_new_tokens", "4", "--dtype", "float32", *more)
+
+
+def als(model: str, template: str, *more: str) -> tuple[str, ...]:
+    return greedy(model, "--generation_mode", "als", "--vector_name_template", template, *more)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model_name_or_path", "./nothing"), "'./nothing'"),
+        (("--model_name_or_path", "/nothing/at/all"), "'/nothing/at/all'"),
+        (("--model_name_or_path", "nothing.gguf"), "'nothing.gguf'"),
+        (("--dataset", "unheard-of"), "--benchmark"),
+        (("--benchmark", "unheard-of"), "gsm8k"),
+        (("--split", "dev"), "'dev'"),
+        (("--start_data_idx", "5", "--end_data_idx", "5"), "--end_data_idx"),
+        (("--start_data_idx", "-3"), "--start_data_idx"),
+        (("--start_data_idx", "900", "--end_data_idx", "999"), "--start_data_idx"),
+        (("--fixed_subset_path", "missing.txt"), "missing.txt"),
+        (("--device", "cuda"), "CUDA"),
+        (("--device", "tpu"), "'tpu'"),
+        (("--device", "cpu", "--device_map", "auto"), "--device_map"),
+        (("--batch_size", "0"), "--batch_size"),
+        (("--max_new_tokens", "0"), "--max_new_tokens"),
+        (("--max_new_tokens", "some"), "--max_new_tokens"),
+        (("--max_new_tokens", "100000"), "--max_new_tokens"),
+        (("--dtype", "float8"), "float8"),
+        (("--generation_mode", "beam"), "beam"),
+        (("--generation_mode", "als"), "--vector_name_template"),
+        (("--prompts_to_run", "7"), "7"),
+        (("--prompts_to_run", "0", "0"), "--prompts_to_run"),
+        (("--resume", "--overwrite"), "--overwrite"),
+        (("--run_name", "a/b"), "--run_name"),
+        (("--similarity_threshold", "little"), "'none'"),
+        (("--unheard_of", "1"), "--unheard_of"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_main_refuses(options, words, tiny_path, here, capsys) -> None:
+    assert words in refused(main, *greedy(tiny_path), *options, capsys=capsys, here=here)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("1\nseven\n", "line 2"),
+        ("1\n800\n", "800"),
+        ("1\n2\n1\n", "line 3"),
+        ("-1\n", "line 1"),
+        ("", "empty"),
+    ],
+)
+def test_subset_files_that_are_refused(content, words, tiny_path, here, capsys) -> None:
+    (here / "subset.txt").write_text(content)
+    sentence = refused(main, *greedy(tiny_path, "--fixed_subset_path", "subset.txt"), capsys=capsys, here=here)
+    assert words in sentence
+    assert "subset.txt" in sentence
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "words"),
+    [
+        ({"hidden": HIDDEN + 1}, (), f"hidden size {HIDDEN}"),
+        ({"layers": LAYERS + 1}, (), f"{LAYERS} layers"),
+        ({"value": float("nan")}, (), "NaN"),
+        ({}, ("--layer_idx", "3"), "-3 to 2"),
+        ({}, ("--layer_idx", "-4"), "-3 to 2"),
+        ({}, ("--alpha", "nan"), "alpha"),
+        ({"value": 0.0}, ("--alpha_scale", "unit"), "zero"),
+    ],
+)
+def test_vectors_that_do_not_fit(made, options, words, tiny_path, vector, here, capsys) -> None:
+    arguments = als(tiny_path, vector(**made), "--prompts_to_run", "0", *options)
+    assert words in refused(main, *arguments, capsys=capsys, here=here)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("v_{idx}.pt", "{idx}"),
+        ("v_{}.pt", "{prompt_idx}"),
+        ("v_{prompt_idx.pt", "{prompt_idx}"),
+        ("v_{prompt_idx:x%}.pt", "{prompt_idx}"),
+        ("missing.pt", "missing.pt"),
+        ("v_p{prompt_idx}.pt", "v_p1.pt"),
+        ("v.bin", ".safetensors"),
+    ],
+)
+def test_templates_that_are_refused(template, words, tiny_path, vector, here, capsys) -> None:
+    vector("v_p0.pt")  # there for the first of the two prompts only
+    assert words in refused(main, *als(tiny_path, template), capsys=capsys, here=here)
+
+
+def test_a_vector_file_of_something_else(tiny_path, here, capsys) -> None:
+    (here / "v.pt").write_text("no vector")
+    assert "v.pt" in refused(main, *als(tiny_path, "v.pt"), capsys=capsys, here=here)
+
+
+def test_an_output_folder_that_cannot_be_written(tiny_path, here, capsys) -> None:
+    (here / "output").write_text("in the way")
+    assert "--output_dir" in refused(main, *greedy(tiny_path), capsys=capsys, here=here)
+    arguments = [option for option in greedy(tiny_path) if option not in ("--generation_mode", "greedy_cot")]
+    assert "--output_dir" in refused(collect_states, *arguments, capsys=capsys, here=here)
+
+
+def test_the_other_commands_refuse(here, capsys) -> None:
+    def check(words: str, command, *arguments: str) -> None:
+        assert words in refused(command, *arguments, capsys=capsys, here=here)
+
+    check("does not exist", compute_steering_vector, "--states_dir", "nothing", "--output_file", "v.pt")
+    check(".safetensors", compute_steering_vector, "--states_dir", "nothing", "--output_file", "v.bin")
+    check("--ema_beta", compute_steering_vector, "--states_dir", "x", "--output_file", "v.pt", "--ema_beta", "1.5")
+    check("--n_samples", create_subsets, "--dataset_name", "arithmetic", "--n_samples", "801")
+    check("--n_samples", create_subsets, "--dataset_name", "arithmetic", "--n_samples", "0")
+    check("'nothing.pt'", create_chart, "--log_file", "nothing.pt")
+    check("--window", create_chart, "--log_file", "nothing.pt", "--window", "0")
+
+
+def test_hub_out_of_reach_is_told_within_40_seconds(here) -> None:
+    """With the network of this machine, or the lack of it; a closed port stands for the hub either way."""
+    for options in (("--model_name_or_path", "Qwen/Qwen2.5-7B-Instruct"), ("--dataset", "openai/gsm8k")):
+        done = subprocess.run(
+            [sys.executable, ROOT / "src" / "main.py", *greedy("."), *options],
+            env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(here / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=40,
+        )
+        assert done.returncode == 2
+        assert "local" in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert not (here / "output").exists()
+
+
+def test_out_of_memory_says_which_option_lowers_it(tiny_path, here) -> None:
+    """Really out of memory: more is asked of the allocator than there is address space."""
+    model = here / "model"
+    model.mkdir()
+    for file in Path(tiny_path).iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**15}))
+    done = subprocess.run(
+        [sys.executable, ROOT / "src" / "main.py", *greedy(str(model), "--max_new_tokens", str(10**12))],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "--batch_size" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["main", "collect_states", "compute_steering_vector"])
+def test_help_imports_nothing_heavy(command) -> None:
+    code = f"""
+import sys
+from als.cli.{command} import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print("heavy:", [name for name in ("torch", "transformers", "datasets", "numpy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "heavy: []" in done.stdout
+    assert "--resume" in done.stdout or command == "compute_steering_vector"
