@@ -25,6 +25,19 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+LATENT = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+}
 EXPERTS = {**GROUPED, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
 
 # name -> (configuration class, its arguments). Windows are shorter than the longer test prompts.
@@ -46,6 +59,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     # As many experts as blocks, so that counting alone does not tell the two apart.
     "mixtral": ("MixtralConfig", {**EXPERTS, "num_local_experts": 5}),
     "qwen3_moe": ("Qwen3MoeConfig", {**EXPERTS, "num_experts": 5}),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        {**SIZES, **LATENT, "moe_intermediate_size": 24, "n_routed_experts": 5, "num_experts_per_tok": 2}
+        | {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    ),
+    # Three blocks in four have a recurrent state in place of keys and values.
+    "qwen3_5": ("Qwen3_5TextConfig", {**GROUPED, **LINEAR}),
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import block_outputs, llama_blocks, mean_states
 
 from als.engines.transformers_engine import TransformersEngine
 from als.steering import Steering
+from oracle import block_outputs, llama_blocks, mean_states
 
 TOLERANCE = 1e-4  # of the reference state's norm, for every component
 TINY_PROMPTS = [

@@ -8,10 +8,10 @@ import time
 
 import pytest
 import torch
-from oracle import decode
 
 from als.engines.transformers_engine import TransformersEngine
 from als.errors import UserError
+from oracle import decode
 
 PROMPTS = [
     "w3 w9 w27",
@@ -158,7 +158,7 @@ def test_seconds_add_up_to_the_wall_clock(smollm2_runs, batch_size):
     outputs, elapsed = smollm2_runs(batch_size)
     seconds = [output.completion.seconds for output in outputs]
     assert all(second > 0 for second in seconds)
-    assert 0.9 * elapsed < sum(seconds) <= elapsed
+    assert 0.8 * elapsed < sum(seconds) <= elapsed
 
 
 def test_batched_seconds_are_shared_out_by_tokens(smollm2_runs):

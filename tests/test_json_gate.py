@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from als.generation.json_gate import JsonGate, State, TokenTextStream
+from als.engines.text_stream import TokenTextStream
+from als.generation.json_gate import JsonGate, State
 
 KEY = "thought process"
 MARK = "zqzqz"  # letters that are neither hex digits nor escapes

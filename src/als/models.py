@@ -57,7 +57,7 @@ def load_model(
     model = _from_pretrained("AutoModelForCausalLM", name_or_path, source | options)
     if not device_map:
         model.to(place)
-    return model.eval(), tokenizer
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def resolve_device(device: str) -> torch.device:

@@ -27,6 +27,8 @@ CONFIG = "config.json"
 SUMMARY = "summary.json"
 LOGISTICS = "logistics.pt"
 
+AVERAGED_DETAILS = ("steered_fraction", "mean_cosine", "json_valid", "steps", "updated_tokens", "without_verdict")
+
 Json = dict[str, Any]
 
 
@@ -164,11 +166,16 @@ def summarise(lines: Sequence[ResultLine]) -> Json:
         "seconds": seconds,
         "tokens_per_second": tokens / seconds if seconds else None,
     }
-    for name in ("steered_fraction", "mean_cosine"):
-        values = [line.details[name] for line in lines if line.details.get(name) is not None]
-        if values:
-            summary[name] = sum(values) / len(values)
-    return summary
+    return summary | _mean_details(lines)
+
+
+def _mean_details(lines: Sequence[ResultLine]) -> Json:
+    """Means of what only some modes record; a share where it is true or false."""
+    columns = {name: [line.details.get(name) for line in lines] for name in AVERAGED_DETAILS}
+    rewards = [line.details["rewards"] for line in lines if line.details.get("rewards")]
+    columns |= {"first_reward": [tried[0] for tried in rewards], "last_reward": [tried[-1] for tried in rewards]}
+    present = {name: [value for value in column if value is not None] for name, column in columns.items()}
+    return {name: sum(values) / len(values) for name, values in present.items() if values}
 
 
 def read_lines(path: Path, *, repair: bool = False) -> list[ResultLine]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from als.errors import UserError
 from als.files import PART_SUFFIX, write_whole
-from als.generation.solve import Settings, solve
+from als.generation.settings import Settings
+from als.generation.solve import solve
 from als.records import Problem, ResultLine
 from als.reward import approvals, verify
 from als.runlog import RunFolder

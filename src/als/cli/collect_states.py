@@ -15,7 +15,7 @@ from als.cli.pipeline import identity, load_engine, read_problems, record, run_r
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
-    from als.generation.solve import Settings
+    from als.generation.settings import Settings
     from als.records import Problem, ResultLine
     from als.states import StateFolder
 
@@ -44,7 +44,8 @@ class Config(FolderConfig, DataConfig, ModelConfig):
 def run(config: Config) -> int:
     """Collect, and say how many answers are good and bad."""
     from als.benchmarks import find_benchmark
-    from als.generation.solve import Settings, prompts_for
+    from als.generation.settings import Settings
+    from als.generation.solve import prompts_for
     from als.states import StateFolder
 
     problems = read_problems(config)

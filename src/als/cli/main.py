@@ -19,7 +19,7 @@ from als.generation import MODES, STEERED_MODES
 
 if TYPE_CHECKING:
     from als.engines.transformers_engine import TransformersEngine
-    from als.generation.solve import Settings
+    from als.generation.settings import Settings
     from als.records import Problem
     from als.runlog import RunFolder
     from als.steering import Steering
@@ -49,9 +49,29 @@ class Config(FolderConfig, DataConfig, ModelConfig):
         "tau: steer where cos(h, v) is below it; none steers everywhere.", 0.1, type=number_or_none
     )
 
+    sc_k: int = option("self_consistency: samples that vote.", 5)
+    temperature: float = option("self_consistency: temperature of the samples.", 0.7)
+    sc_steered: bool = option("self_consistency: steer the samples with the vector.", False)
+    lr: float = option("latentseek: learning rate of Adam.", 0.03)
+    k: float = option("latentseek: share of the answer's latent states that are searched over.", 0.1)
+    max_num_steps: int = option("latentseek: most gradient steps a problem.", 10)
+    reward_threshold: float = option("latentseek: a reward above this ends the search; rewards are -1 to 0.", -0.2)
+    grad_clip: float | None = option("latentseek: largest norm of the gradient; otherwise it is not clipped.", None)
+    rule_format_string: str = option(
+        "latentseek: boxed makes an answer to prompt 0 without \\boxed{} lose reward.",
+        "boxed",
+        choices=("boxed", "none"),
+    )
+    keep: str = option(
+        "latentseek: the answer is the last text (the paper's) or that of the best reward.",
+        "last",
+        choices=("last", "best"),
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_folder()
+        self._check_modes()
         check(self.start_data_idx >= 0, "start_data_idx", self.start_data_idx, "at least 0")
         check(
             len(set(self.prompts_to_run)) == len(self.prompts_to_run),
@@ -60,14 +80,33 @@ class Config(FolderConfig, DataConfig, ModelConfig):
             "each index once",
         )
         if self.steers and self.vector_name_template is None:
-            raise UserError(f"--generation_mode {self.generation_mode} needs a vector: give --vector_name_template")
+            steered = "--sc_steered" if self.sc_steered else f"--generation_mode {self.generation_mode}"
+            raise UserError(f"{steered} needs a vector: give --vector_name_template")
         if self.vector_name_template is not None:
             _check_template(self.vector_name_template)
 
+    def _check_modes(self) -> None:
+        """Values and combinations that only some modes know."""
+        check(self.sc_k >= 1, "sc_k", self.sc_k, "at least 1")
+        check(self.temperature > 0, "temperature", self.temperature, "a number above 0")
+        check(self.lr > 0, "lr", self.lr, "a number above 0")
+        check(0 <= self.k <= 1, "k", self.k, "a share from 0 to 1")
+        check(self.max_num_steps >= 0, "max_num_steps", self.max_num_steps, "at least 0")
+        check(self.grad_clip is None or self.grad_clip > 0, "grad_clip", self.grad_clip, "a number above 0")
+        if self.sc_steered and self.generation_mode != "self_consistency":
+            raise UserError(
+                f"--sc_steered belongs to --generation_mode self_consistency, not to {self.generation_mode!r}"
+            )
+        if self.generation_mode == "als_gated" and 0 in self.prompts_to_run:
+            raise UserError(
+                "--generation_mode als_gated steers inside JSON answers, which prompt 0 does not ask for; "
+                "give --prompts_to_run 1"
+            )
+
     @property
     def steers(self) -> bool:
-        """Whether the mode adds a vector."""
-        return self.generation_mode in STEERED_MODES
+        """Whether a vector is added."""
+        return self.generation_mode in STEERED_MODES or self.sc_steered
 
     def vector_path(self, prompt_idx: int) -> Path:
         """The vector file of a prompt."""
@@ -99,6 +138,7 @@ def run(config: Config) -> int:
             prompt_idx=idx,
             mode=config.generation_mode,
             subset=config.fixed_subset_path and Path(config.fixed_subset_path).name,
+            **_mode_fields(config),
             **(_steering_fields(config, idx, steered[idx]) if config.steers else {}),
         )
         with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
@@ -126,13 +166,24 @@ def _evaluate(
 
 def _settings(config: Config, prompt_idx: int, engine: TransformersEngine, vector: SteeringVector | None) -> Settings:
     from als.benchmarks import find_benchmark
-    from als.generation.solve import Settings
+    from als.generation.settings import LatentSeekSettings, SelfConsistencySettings, Settings
 
     return Settings(
         benchmark=find_benchmark(config.dataset, config.benchmark).name,
         prompt_idx=prompt_idx,
         max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
         steering=_steering(config, vector, engine) if vector else None,
+        self_consistency=SelfConsistencySettings(config.sc_k, config.temperature),
+        latentseek=LatentSeekSettings(
+            lr=config.lr,
+            k=config.k,
+            max_num_steps=config.max_num_steps,
+            reward_threshold=config.reward_threshold,
+            grad_clip=config.grad_clip,
+            boxed_rule=config.rule_format_string == "boxed",
+            keep=config.keep,  # type: ignore[arg-type]
+        ),
     )
 
 
@@ -159,6 +210,8 @@ def _distinctions(config: Config) -> list[str]:
         parts.append(config.split)
     if config.fixed_subset_path is not None:
         parts.append(Path(config.fixed_subset_path).stem)
+    if config.sc_steered:
+        parts.append("steered")
     if config.steers:
         tau = "none" if config.similarity_threshold is None else f"{config.similarity_threshold:g}"
         parts += [f"alpha{config.alpha:g}"] if config.alpha != 0.3 else []
@@ -189,6 +242,15 @@ def _steering(config: Config, vector: SteeringVector, engine: TransformersEngine
     if made_with and model_label(made_with) != model_label(config.model_name_or_path):
         warnings.warn(f"the vector was made with {made_with!r}, not with {config.model_name_or_path!r}", stacklevel=2)
     return steering
+
+
+def _mode_fields(config: Config) -> dict[str, Any]:
+    """The options that identify a run of this mode."""
+    names = {
+        "self_consistency": ("sc_k", "temperature", "sc_steered"),
+        "latentseek": ("lr", "k", "max_num_steps", "reward_threshold", "grad_clip", "rule_format_string", "keep"),
+    }
+    return {name: getattr(config, name) for name in names.get(config.generation_mode, ())}
 
 
 def _steering_fields(config: Config, prompt_idx: int, vector: SteeringVector) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What an engine is: prompts in, completions out.
 
-An engine owns batching, cache and decoding of one loaded model. Modes and phases see only this interface;
-they know nothing of padding, devices or hooks.
+An engine owns batching, cache, sampling and decoding of one loaded model. Modes and phases see only this
+interface; they know nothing of padding, devices or hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,9 +18,36 @@ if TYPE_CHECKING:
     from als.steering import Steering
 
 
+class Gate(Protocol):
+    """Reads an answer while it is written and decides whether the next token is steered."""
+
+    @property
+    def steering(self) -> bool:
+        """Whether the state that chooses the next token may be steered."""
+
+    def feed(self, text: str) -> None:
+        """Read the characters that are new."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw several completions of each prompt instead of taking the argmax."""
+
+    temperature: float
+    """Divides the logits; above 0."""
+    seeds: Sequence[Sequence[int]]
+    """For each prompt, the seed of each of its samples; equally many for every prompt. A sample's tokens depend
+    on its seed and on nothing else in the batch."""
+
+    @property
+    def samples(self) -> int:
+        """Completions a prompt."""
+        return len(self.seeds[0]) if self.seeds else 1
+
+
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What an engine returns for one prompt."""
+    """What an engine returns for one completion."""
 
     completion: Completion
     steered_fraction: float | None = None
@@ -32,10 +59,10 @@ class Output:
 
 
 class Engine(Protocol):
-    """Generates greedily for any number of prompts."""
+    """Generates for any number of prompts."""
 
     batch_size: int
-    """Prompts that are in flight together."""
+    """Completions that are in flight together."""
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """The exact prompt text of a conversation, by the model's chat template."""
@@ -50,16 +77,21 @@ class Engine(Protocol):
         max_new_tokens: int,
         steering: Steering | None = None,
         capture_states: bool = False,
+        gates: Callable[[], Gate] | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[tuple[int, Output]]:
-        """Complete prompts greedily, until the model ends its turn or max_new_tokens is reached.
+        """Complete prompts, until the model ends its turn or max_new_tokens is reached.
 
         Args:
             prompts: exact texts, special tokens spelled out; see `render`.
             steering: what to add to the residual stream at emitting positions.
-            capture_states: also return each answer's mean state.
+            capture_states: also return each completion's mean state.
+            gates: makes a gate for each completion; a completion is steered where its gate allows it.
+            sampling: draw samples; without it every token is the argmax.
 
         Yields:
-            (position in `prompts`, output), as answers become final, in any order.
+            (position, output), as completions become final, in any order. The position is that of the prompt;
+            with sampling it is prompt * samples + sample.
 
         Raises:
             UserError: prompt and max_new_tokens together exceed the model's context.

@@ -6,7 +6,7 @@ number of tokens. Only the decoding loop knows which answer a batch row belongs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +24,22 @@ class StateSums:
 
     Attributes:
         slots: [B] int64, the answer that each batch row belongs to; written by the decoding loop.
-        sums: L tensors [answers, D] float32, each on its block's device.
+        sums: L tensors [answers + 1, D] float32, each on its block's device; the last row is waste.
     """
 
-    def __init__(self, answers: int, slots: Tensor) -> None:
-        self.answers = answers
+    def __init__(self, rows: int, slots: Tensor) -> None:
+        self.rows = rows
         self.slots = slots
         self.sums: list[Tensor] = []
 
-    def mean(self, counts: Tensor) -> Tensor:
-        """Divide by the number of emitting positions: [answers, L, D] float32 on CPU.
+    def mean(self, counts: Sequence[int]) -> list[Tensor]:
+        """Divide by the number of emitting positions: for each answer [L, D] float32 on CPU.
 
         Args:
-            counts: [answers] emitting positions of each answer.
+            counts: emitting positions of each answer.
         """
-        total = torch.stack([layer.cpu() for layer in self.sums], dim=1)  # [answers, L, D]
-        return total / counts.clamp_min(1).cpu()[:, None, None]
+        total = torch.stack([layer[: len(counts)].cpu() for layer in self.sums], dim=1)  # [answers, L, D]
+        return list(total / torch.tensor(counts)[:, None, None])
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def sum_states(model: PreTrainedModel, states: StateSums) -> Iterator[None]:
         def add(_block: torch.nn.Module, _args: Any, output: Any) -> None:
             stream = output[0] if isinstance(output, tuple) else output  # [B, T, D]
             if layer == len(states.sums):
-                states.sums.append(stream.new_zeros(states.answers, stream.shape[-1], dtype=torch.float32))
+                states.sums.append(stream.new_zeros(states.rows, stream.shape[-1], dtype=torch.float32))
             total = states.sums[layer]
             total.index_add_(0, states.slots.to(total.device), stream[:, -1].float())
 

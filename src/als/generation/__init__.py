@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from als.records import ResultLine
 
-MODES = ("als", "greedy_cot")
-STEERED_MODES = ("als",)
+MODES = ("als", "als_gated", "greedy_cot", "self_consistency", "latentseek")
+STEERED_MODES = ("als", "als_gated")
 
 
 def mode_function(mode: str) -> Callable[..., Iterator[ResultLine]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from als.generation.solve import Settings, solve
+from als.generation.solve import solve
 from als.records import Problem, ResultLine
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
+    from als.generation.settings import Settings
 
 
 def run(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iterator[ResultLine]:

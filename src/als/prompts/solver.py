@@ -15,6 +15,7 @@ PROMPT_INDICES = (BOXED_IDX, JSON_IDX)
 
 JSON_KEYS = ("thought process", "final answer")
 """The keys of the object that index 1 asks for; the reader of answers looks for the same ones."""
+FREE_TEXT_KEY, ANSWER_KEY = JSON_KEYS
 
 QUESTION_SLOT = "[[question]]"
 

@@ -1,0 +1,104 @@
+"""Self-consistency (arXiv 2203.11171): several samples of each problem, and the answer that most of them give.
+
+Two answers are the same when the judge calls them equal, so 1/2 and 0.5 vote together. A sample's tokens are
+decided by the run's seed, the problem and the sample's number, so they do not depend on the batch size, on
+the order of problems or on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from als.answers.judge import judge_answer
+from als.generation.solve import judge, prompts_for, steering_details
+from als.records import Completion, Problem, ResultLine, Verdict, result_line
+
+if TYPE_CHECKING:
+    from als.engines.base import Engine, Output
+    from als.generation.settings import Settings
+
+
+@dataclass
+class Ballot:
+    """One answer, as it was first written, and the samples that gave it."""
+
+    answer: str
+    voters: list[int] = field(default_factory=list)
+
+
+def run(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iterator[ResultLine]:
+    """Sample, vote, judge the winner; with settings.steering the samples are steered."""
+    from als.engines.base import Sampling
+
+    prompts = prompts_for(engine, problems, settings)
+    chosen = settings.self_consistency
+    seeds = [[sample_seed(settings.seed, problem, i) for i in range(chosen.samples)] for problem in problems]
+    outputs = engine.generate(
+        prompts,
+        max_new_tokens=settings.max_new_tokens,
+        steering=settings.steering,
+        sampling=Sampling(chosen.temperature, seeds),
+    )
+    waiting: dict[int, dict[int, Output]] = {}
+    for position, output in outputs:
+        index, sample = divmod(position, chosen.samples)
+        waiting.setdefault(index, {})[sample] = output
+        if len(waiting[index]) == chosen.samples:
+            samples = waiting.pop(index)
+            yield _line(problems[index], prompts[index], [samples[i] for i in sorted(samples)], settings)
+
+
+def sample_seed(seed: int, problem: Problem, sample: int) -> int:
+    """What decides one sample's tokens: 63 bits of the run's seed, the problem and the sample's number."""
+    text = f"{seed}/{problem.problem_hash}/{sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def vote(answers: Sequence[str | None], *, benchmark: str) -> list[Ballot]:
+    """Group equal answers, most votes first; among equally many, the answer seen first. None does not vote."""
+    ballots: list[Ballot] = []
+    for voter, answer in enumerate(answers):
+        if answer is None:
+            continue
+        same = (ballot for ballot in ballots if judge_answer(answer, ballot.answer, benchmark=benchmark))
+        ballot = next(same, None)
+        if ballot is None:
+            ballot = Ballot(answer)
+            ballots.append(ballot)
+        ballot.voters.append(voter)
+    return sorted(ballots, key=lambda ballot: -len(ballot.voters))  # a stable sort keeps the order of ties
+
+
+def _line(problem: Problem, prompt: str, outputs: Sequence[Output], settings: Settings) -> ResultLine:
+    """The line of one problem: the text is that of the first sample with the winning answer."""
+    completions = [output.completion for output in outputs]
+    verdicts = [judge(completion.text, problem, settings) for completion in completions]
+    ballots = vote([verdict.answer for verdict in verdicts], benchmark=settings.benchmark)
+    winner = ballots[0].voters[0] if ballots else 0
+    samples = [
+        {"completion": c.text, "answer": v.answer, "completion_tokens": c.completion_tokens}
+        for c, v in zip(completions, verdicts, strict=True)
+    ]
+    return result_line(
+        problem,
+        prompt,
+        _together(completions, winner),
+        verdicts[winner] if ballots else Verdict(None, problem.gold, False, None),
+        samples=samples,
+        votes=[[ballot.answer, len(ballot.voters)] for ballot in ballots],
+        **(steering_details(outputs) if settings.steering is not None else {}),
+    )
+
+
+def _together(completions: Sequence[Completion], winner: int) -> Completion:
+    """The winner's text at the cost of all samples."""
+    return Completion(
+        text=completions[winner].text,
+        prompt_tokens=completions[winner].prompt_tokens,
+        completion_tokens=sum(completion.completion_tokens for completion in completions),
+        finish_reason=completions[winner].finish_reason,
+        seconds=sum(completion.seconds for completion in completions),
+    )
