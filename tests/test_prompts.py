@@ -30,7 +30,7 @@ def test_boxed_prompt_differs_by_family_only() -> None:
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_json_prompt_shows_an_object_of_exactly_the_two_keys(benchmark: str) -> None:
     system, user = solver_messages("Q", benchmark=benchmark, prompt_idx=1)
-    assert all(f'"{key}"' in system["content"] for key in ("thought process", "final answer"))
+    assert "JSON" in system["content"]
     example = json.loads(user["content"].splitlines()[-1])
     assert tuple(example) == solver.JSON_KEYS
 

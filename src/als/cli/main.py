@@ -55,7 +55,7 @@ class Config(FolderConfig, DataConfig, ModelConfig):
     lr: float = option("latentseek: learning rate of Adam.", 0.03)
     k: float = option("latentseek: share of the answer's latent states that are searched over.", 0.1)
     max_num_steps: int = option("latentseek: most gradient steps a problem.", 10)
-    reward_threshold: float = option("latentseek: a reward above this ends the search; rewards are -1 to 0.", -0.2)
+    reward_threshold: float = option("latentseek: a reward above this ends the search; 0 is the best.", -0.2)
     grad_clip: float | None = option("latentseek: largest norm of the gradient; otherwise it is not clipped.", None)
     rule_format_string: str = option(
         "latentseek: boxed makes an answer to prompt 0 without \\boxed{} lose reward.",

@@ -23,22 +23,18 @@ BOXED_SYSTEM = {
     "number": "You are a helpful assistant. Reason step by step and put the final answer in \\boxed{}.",
     "math": "You are a helpful assistant. Reason step by step and put the final answer, as LaTeX, in \\boxed{}.",
 }
-BOXED_USER = QUESTION_SLOT
+BOXED_USER = dict.fromkeys(BOXED_SYSTEM, QUESTION_SLOT)
 
-JSON_SYSTEM = {
-    "number": (
-        "Solve the problem. Reply with one JSON object and nothing else. "
-        'It has exactly two keys: "thought process", your reasoning step by step, '
-        'and "final answer", only the final number.'
-    ),
-    "math": (
-        "Solve the problem. Reply with one JSON object and nothing else. "
-        'It has exactly two keys: "thought process", your reasoning step by step, '
-        'and "final answer", only the final answer in LaTeX.'
-    ),
+JSON_SYSTEM = dict.fromkeys(BOXED_SYSTEM, "You are a helpful assistant that replies in JSON.")
+# The form comes after the question: small models hold on to what they read last.
+_FILL_IN = (
+    QUESTION_SLOT + "\n\nFill in this JSON object and write nothing else:\n"
+    '{"thought process": "<reasoning, step by step>", '
+)
+JSON_USER = {
+    "number": _FILL_IN + '"final answer": "<answer>"}',
+    "math": _FILL_IN + '"final answer": "<answer, as LaTeX>"}',
 }
-# Said once more after the question: small models hold on to what they read last.
-JSON_USER = QUESTION_SLOT + '\n\nReply in this form:\n{"thought process": "...", "final answer": "..."}'
 
 _TEMPLATES = {BOXED_IDX: (BOXED_SYSTEM, BOXED_USER), JSON_IDX: (JSON_SYSTEM, JSON_USER)}
 
@@ -56,7 +52,7 @@ def solver_messages(question: str, *, benchmark: str, prompt_idx: int) -> list[d
     family = benchmark_named(benchmark).family
     return [
         {"role": "system", "content": system[family]},
-        {"role": "user", "content": user.replace(QUESTION_SLOT, question.strip())},
+        {"role": "user", "content": user[family].replace(QUESTION_SLOT, question.strip())},
     ]
 
 
