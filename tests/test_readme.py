@@ -1,0 +1,45 @@
+"""What the README shows works: its Python example, its flags, its commands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import torch
+
+from als.cli import collect_states, compute_steering_vector, create_chart, create_subsets, main
+from als.cli.options import parse
+from als.vectors import SteeringVector, save_vector
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_steers(smollm2, smollm2_path, tmp_path, capsys) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    generator = torch.Generator().manual_seed(0)
+    save_vector(tmp_path / "v.pt", SteeringVector(100 * torch.randn(30, 576, generator=generator)))
+    code = code.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(smollm2_path))
+    code = re.sub(r'load_vector\("[^"]*"\)', f'load_vector("{tmp_path / "v.pt"}")', code)
+    names: dict[str, torch.Tensor] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    steered = names["tokens"]
+    plain = names["model"].generate(**names["inputs"], max_new_tokens=64, do_sample=False)
+    assert steered.shape[1] > names["inputs"]["input_ids"].shape[1]
+    assert steered.tolist() != plain.tolist()
+
+
+def test_the_flags_in_the_tables_exist() -> None:
+    commands = (main, collect_states, compute_steering_vector, create_subsets, create_chart)
+    known = {f"--{name}" for command in commands for name in command.Config.__dataclass_fields__}
+    known |= {"--help", "--fix", "--strict"}  # of scripts/check.sh, and of mypy
+    assert set(re.findall(r"--[a-z_]+\b", README)) <= known
+
+
+def test_the_commands_parse() -> None:
+    text = README.replace("\\\n", " ")
+    configs = {"main": main.Config, "collect_states": collect_states.Config}
+    configs["compute_steering_vector"] = compute_steering_vector.Config
+    found = re.findall(r"^    python src/(\w+)\.py (.*)$", text, flags=re.MULTILINE)
+    assert [name for name, _ in found] == ["collect_states", "compute_steering_vector", "main"]
+    for name, arguments in found:
+        parse(configs[name], shlex.split(arguments), prog="", description="")
