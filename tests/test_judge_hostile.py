@@ -7,7 +7,8 @@ import time
 import pytest
 
 from als.answers import judge
-from als.answers.extract import BENCHMARKS, extract
+from als.answers.extract import extract
+from als.benchmarks import BENCHMARKS
 
 LIMIT_S = 5.0
 

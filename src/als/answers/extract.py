@@ -17,10 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from als.answers import numbers
-from als.errors import UserError
+from als.benchmarks import benchmark_named
+from als.prompts.solver import is_json
 
-BENCHMARKS = ("gsm8k", "math-500", "aime_2024", "arithmetic")
-PROMPT_INDICES = (0, 1)
 MAX_COMPLETION_CHARS = 100_000
 """Only the end of a longer completion is read: a final answer stands at the end."""
 _MAX_TAIL_CHARS = 4_000
@@ -52,12 +51,9 @@ def extract(completion: str, *, benchmark: str, prompt_idx: int) -> Extraction:
     Raises:
         UserError: the benchmark or the prompt index is unknown.
     """
-    check_benchmark(benchmark)
-    if prompt_idx not in PROMPT_INDICES:
-        raise UserError(f"prompt_idx is {prompt_idx!r}; allowed are {_listed(PROMPT_INDICES)}")
     text = completion[-MAX_COMPLETION_CHARS:]
-    is_numeric = benchmark != "math-500"
-    for name in _rule_order(prompt_idx, is_numeric):
+    is_numeric = benchmark_named(benchmark).family == "number"
+    for name in _rule_order(is_json(prompt_idx), is_numeric):
         if answer := _RULES[name](text, is_numeric):
             return Extraction(answer, name)
     return Extraction(None, None)
@@ -68,18 +64,8 @@ def extract_answer(completion: str, *, benchmark: str, prompt_idx: int) -> str |
     return extract(completion, benchmark=benchmark, prompt_idx=prompt_idx).answer
 
 
-def check_benchmark(benchmark: str) -> None:
-    """Raise UserError where the benchmark is none of `BENCHMARKS`."""
-    if benchmark not in BENCHMARKS:
-        raise UserError(f"benchmark is {benchmark!r}; allowed are {_listed(BENCHMARKS)}")
-
-
-def _listed(values: tuple[object, ...]) -> str:
-    return ", ".join(repr(value) for value in values)
-
-
-def _rule_order(prompt_idx: int, is_numeric: bool) -> list[str]:
-    asked = ["json", "boxed"] if prompt_idx == 1 else ["boxed", "json"]
+def _rule_order(asks_json: bool, is_numeric: bool) -> list[str]:
+    asked = ["json", "boxed"] if asks_json else ["boxed", "json"]
     return [*asked, "phrase", *([] if is_numeric else ["last_math"]), "last_number"]
 
 

@@ -15,8 +15,9 @@ from functools import cache, lru_cache
 from typing import Any
 
 from als.answers import numbers, shapes, spelling
-from als.answers.extract import check_benchmark, extract
+from als.answers.extract import extract
 from als.answers.sandbox import Sandbox
+from als.benchmarks import benchmark_named
 from als.records import Verdict
 
 MAX_ANSWER_CHARS = 1_000
@@ -38,12 +39,12 @@ def judge_answer(answer: str | None, gold: str, *, benchmark: str) -> bool:
     Raises:
         UserError: the benchmark is unknown.
     """
-    check_benchmark(benchmark)
+    known = benchmark_named(benchmark)
     if answer is None or not answer.strip() or not gold.strip():
         return False
-    if benchmark == "math-500":
+    if known.family == "math":
         return _same_expression(answer, gold)
-    if benchmark == "aime_2024":
+    if known.name == "aime_2024":
         return _same_aime(answer, gold)
     return _same_number(answer, gold)
 

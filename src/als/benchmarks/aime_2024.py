@@ -24,7 +24,7 @@ def read_row(row: Row) -> tuple[str, str]:
 
 BENCHMARK = Benchmark(
     name="aime_2024",
-    family="math",
+    family="number",
     read_row=read_row,
     ids=("aime_2024", "aime2024", "Maxwell-Jia/AIME_2024"),
     sources={"test": HubSource("Maxwell-Jia/AIME_2024", None, "train")},

@@ -1,0 +1,476 @@
+"""Gated steering: against an oracle without cache whose gate is json.loads, and on a model whose answers are known.
+
+The oracle computes the whole sequence again for every token, one prompt at a time. Whether a position is steered
+it finds out by ending the text so far in a marked way and looking where json.loads finds the mark.
+
+The known model is a chain: each token has one successor, and another one where its state is steered. So every
+expected text and share below is worked out by hand, and steering at a wrong place shows in the text.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from als.cli import main
+from als.engines.transformers_engine import TransformersEngine
+from als.errors import UserError
+from als.generation import als_gated
+from als.generation.json_gate import JsonGate
+from als.generation.settings import Settings
+from als.records import Problem
+from als.steering import Steering
+
+MARK = "qzq"
+
+
+def in_free_text(text: str) -> bool:
+    """Whether letters written behind `text`, and the shortest way out, end the first object's free text."""
+    start = text.find("{")
+    if start < 0:
+        return False
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text + MARK + '"}', start)
+    except json.JSONDecodeError:
+        return False
+    free_text = value.get("thought process")
+    return isinstance(free_text, str) and free_text.endswith(MARK)
+
+
+@torch.no_grad()
+def gated_oracle(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    steering: Steering,
+    may_steer: Callable[[str], bool],
+    max_new_tokens: int,
+    eos: Sequence[int],
+) -> tuple[list[int], list[bool], list[bool]]:
+    """Tokens, and for every emitting position whether the gate was open and whether it was steered.
+
+    `may_steer` gets the whole text so far. Steering is raw or residual, at a block of Llama's kind.
+    """
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    v = steering.vector
+    tokens: list[int] = []
+    allowed: list[bool] = []
+    steered: list[bool] = []
+
+    def hook(_block: Any, _args: Any, output: Any) -> Any:
+        stream = (output[0] if isinstance(output, tuple) else output).clone()  # [1, T, D]
+        steered.clear()
+        for i, may in enumerate(allowed):
+            h = stream[0, len(ids) - 1 + i].clone()
+            tau = steering.similarity_threshold
+            on = may and (tau is None or float(h @ v / h.norm() / v.norm()) < tau)
+            if on:
+                s = h.norm() / v.norm() if steering.alpha_scale == "residual" else 1.0
+                stream[0, len(ids) - 1 + i] = h + steering.alpha * s * v
+            steered.append(on)
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    handle = model.model.layers[steering.layer_idx].register_forward_hook(hook)
+    try:
+        while len(tokens) < max_new_tokens and (not tokens or tokens[-1] not in eos):
+            allowed.append(may_steer(tokenizer.decode(tokens, skip_special_tokens=True)))
+            logits = model(torch.tensor([ids + tokens]), use_cache=False, logits_to_keep=1).logits
+            tokens.append(int(logits[0, -1].argmax()))
+    finally:
+        handle.remove()
+    return tokens, allowed, steered
+
+
+def in_order(outputs: Any) -> list[Any]:
+    return [output for _, output in sorted(outputs, key=lambda pair: pair[0])]
+
+
+# --- The real model: it goes on with JSON where the prompt does, also with the keys swapped, with escapes, with
+# JSON that lacks its colons, and with none.
+
+SMOLLM2_PROMPTS = [
+    'Q: 2+2\nA: {"thought process": "2+2 is 4", "final answer": "4"}\nQ: 5+1\nA:',
+    'Q: 2+2\nA: {"final answer": "4", "thought process": "2+2 is 4"}\nQ: 5+3\nA:',
+    'Q: red\nA: {"thought process": "say \\"red\\"", "final answer": "red"}\nQ: blue\nA:',
+    'Q: 7-2\nA: {"thought process" "7-2 is 5", "final answer" "5"}\nQ: 9-1\nA:',
+    "Q: 7-2\nA: It is 5.\nQ: 9-1\nA:",
+]
+NEW = 28
+
+
+@pytest.fixture(scope="module")
+def smollm2_steering() -> Steering:
+    """Strong enough to change the free text, with a tau that some of its states are above of."""
+    vector = torch.randn(576, generator=torch.Generator().manual_seed(3))
+    return Steering(vector, layer_idx=-2, alpha=0.5, alpha_scale="residual", similarity_threshold=0.0)
+
+
+@pytest.fixture(scope="module")
+def smollm2_reference(smollm2, smollm2_steering):
+    model, tokenizer = smollm2
+    return [
+        gated_oracle(
+            model,
+            tokenizer,
+            prompt,
+            steering=smollm2_steering,
+            may_steer=in_free_text,
+            max_new_tokens=NEW,
+            eos=[tokenizer.eos_token_id],
+        )
+        for prompt in SMOLLM2_PROMPTS
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_smollm2_is_steered_where_json_loads_says(smollm2, smollm2_steering, smollm2_reference, batch_size):
+    model, tokenizer = smollm2
+    engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
+    outputs = engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW, steering=smollm2_steering, gates=JsonGate)
+    for output, (tokens, _, steered) in zip(in_order(outputs), smollm2_reference, strict=True):
+        assert output.completion.text == tokenizer.decode(tokens, skip_special_tokens=True)
+        assert output.completion.completion_tokens == len(tokens)
+        assert output.steered_fraction == pytest.approx(sum(steered) / len(steered))
+
+
+def test_smollm2_case_tells_gates_apart(smollm2, smollm2_engine, smollm2_steering, smollm2_reference):
+    """The prompts are worth asking: gates open and close, tau matters, and steering changes tokens."""
+    tokenizer = smollm2[1]
+    opened = [sum(allowed) for _, allowed, _ in smollm2_reference]
+    assert all(0 < count < NEW - 4 for count in opened[:3])
+    assert opened[3:] == [0, 0]
+    assert any(0 < sum(steered) < sum(allowed) for _, allowed, steered in smollm2_reference)
+    texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens, _, _ in smollm2_reference]
+    plain = in_order(smollm2_engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW))
+    ungated = in_order(smollm2_engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW, steering=smollm2_steering))
+    unlike_plain = [text != output.completion.text for text, output in zip(texts, plain, strict=True)]
+    unlike_ungated = [text != output.completion.text for text, output in zip(texts, ungated, strict=True)]
+    assert any(unlike_plain[:3])
+    assert unlike_plain[3:] == [False, False]
+    assert all(unlike_ungated[3:])
+
+
+# --- A gate of the test's own, on a random model: rows are gated each for itself.
+
+
+class LastDigitGate:
+    """Open behind an odd digit; before any digit as `at_first` says."""
+
+    def __init__(self, at_first: bool) -> None:
+        self.at_first = at_first
+        self.text = ""
+
+    def feed(self, text: str) -> None:
+        self.text += text
+
+    @property
+    def steering(self) -> bool:
+        digits = [char for char in self.text if char.isdigit()]
+        return digits[-1] in "13579" if digits else self.at_first
+
+
+TINY_PROMPTS = [
+    "w3 w9 w27",
+    "w4 w5 w6 w70 w8 w9 w10",
+    "w90",
+    "w90 w1 w2 w3 w4 w5 w6 w7 w30 w31 w32",
+    "w11 w80 w12 w81 w13",
+    "w60 w61",
+    "w8 w7 w6 w5 w4 w3",
+]
+ENDS = [0, 17, 29, 41, 73, 88]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_model):
+    """With several end tokens, so that rows leave the batch at different times."""
+    model = copy.deepcopy(tiny_model("llama"))
+    model.generation_config.eos_token_id = ENDS
+    return model
+
+
+@pytest.mark.parametrize("at_first", [True, False])
+@pytest.mark.parametrize("tau", [None, 0.0])
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_every_row_has_a_gate_of_its_own(llama, tiny_tokenizer, batch_size, tau, at_first):
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    steering = Steering(vector, layer_idx=-2, alpha=1.0, alpha_scale="residual", similarity_threshold=tau)
+
+    def may_steer(text: str) -> bool:
+        gate = LastDigitGate(at_first)
+        gate.feed(text)
+        return gate.steering
+
+    engine = TransformersEngine(llama, tiny_tokenizer, batch_size=batch_size)
+    gates = lambda: LastDigitGate(at_first)  # noqa: E731
+    outputs = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=20, steering=steering, gates=gates))
+    expected = [
+        gated_oracle(
+            llama, tiny_tokenizer, prompt, steering=steering, may_steer=may_steer, max_new_tokens=20, eos=ENDS
+        )
+        for prompt in TINY_PROMPTS
+    ]
+    for output, (tokens, _, steered) in zip(outputs, expected, strict=True):
+        assert output.completion.text == tiny_tokenizer.decode(tokens, skip_special_tokens=True)
+        assert output.completion.completion_tokens == len(tokens)
+        assert output.steered_fraction == pytest.approx(sum(steered) / len(steered))
+    gates_at_step_4 = {tuple(allowed[1:4]) for _, allowed, _ in expected if len(allowed) > 3}
+    assert len(gates_at_step_4) > 1, "all rows' gates did the same"
+    assert len({len(tokens) for tokens, _, _ in expected}) > 2
+
+
+def test_a_gate_that_is_never_open_is_no_steering(llama, tiny_tokenizer):
+    class Closed(LastDigitGate):
+        steering = False
+
+    engine = TransformersEngine(llama, tiny_tokenizer, batch_size=3)
+    steering = Steering(torch.ones(32), alpha=50.0, similarity_threshold=None)
+    closed = in_order(
+        engine.generate(TINY_PROMPTS, max_new_tokens=8, steering=steering, gates=lambda: Closed(False))
+    )
+    plain = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=8))
+    assert [output.completion.text for output in closed] == [output.completion.text for output in plain]
+    assert {output.steered_fraction for output in closed} == {0.0}
+
+
+# --- The chain: token -> (its successor, its successor when steered). BAD shows steering where none may be.
+
+CHAIN: dict[str, tuple[str, str | None]] = {
+    # the object as the prompt asks for it
+    "go": ('{"thought process": "', "BAD"),
+    '{"thought process": "': ("one", "eins"),
+    "one": (" two", " zwei"),
+    "eins": (" two", " zwei"),
+    " two": ('", "final answer": "', None),
+    " zwei": ('", "final answer": "', None),
+    '", "final answer": "': ("7", "BAD"),
+    "7": ('"}', "BAD"),
+    '"}': ("<end>", "BAD"),
+    # fenced, the answer first, and what follows the object
+    "swap": ("```json\n", "BAD"),
+    "```json\n": ('{"final answer": "', "BAD"),
+    '{"final answer": "': ("8", "BAD"),
+    "8": ('", "thought process": "', "BAD"),
+    '", "thought process": "': ("yes", "ja"),
+    "yes": ('"}\n```', None),
+    "ja": ('"}\n```', None),
+    '"}\n```': ("<end>", "BAD"),
+    # an escape: its backslash is free text still, what completes it is not
+    "esc": ('{ "thought process": "', "BAD"),
+    '{ "thought process": "': ("a", "A"),
+    "a": ("\\", None),
+    "A": ("\\", None),
+    "\\": ("n", "BAD"),
+    "n": ("b", "B"),
+    "b": ('" }', None),
+    "B": ('" }', None),
+    '" }': ("<end>", "BAD"),
+    # a second object behind the first: over is over
+    "twice": ('{"thought process":"c', "BAD"),
+    '{"thought process":"c': ('"} {"thought process":"', None),
+    '"} {"thought process":"': ("d", "BAD"),
+    "d": (' " }', "BAD"),
+    ' " }': ("<end>", "BAD"),
+    # that key inside another object is not the answer's free text
+    "deep": ('{"x": {"thought process": "', "BAD"),
+    '{"x": {"thought process": "': ("e", "BAD"),
+    "e": ('"}}', "BAD"),
+    '"}}': ("<end>", "BAD"),
+    # what can no longer become valid, however it goes on
+    "broken": ('{"final answer": 1 2, "thought process": "', "BAD"),
+    '{"final answer": 1 2, "thought process": "': ("f", "BAD"),
+    "f": (' "}', "BAD"),
+    ' "}': ("<end>", "BAD"),
+    # free text that never ends
+    "endless": ('{"thought process" : "', "BAD"),
+    '{"thought process" : "': ("g", "G"),
+    "g": ("g", "G"),
+    "G": ("G", None),
+    # no object at all
+    "prose": ("It", "BAD"),
+    "It": (" is", "BAD"),
+    " is": (" 7.", "BAD"),
+    " 7.": ("<end>", "BAD"),
+    "BAD": ("<end>", None),
+    "<end>": ("<end>", None),
+}
+LONGEST = 12  # more than any of them but the endless one
+# question -> (text, steered positions, emitting positions, is it valid)
+KNOWN: dict[str, tuple[str, int, int, bool]] = {
+    "go": ('{"thought process": "eins zwei", "final answer": "7"}', 3, 7, True),
+    "swap": ('```json\n{"final answer": "8", "thought process": "ja"}\n```', 2, 7, True),
+    "esc": ('{ "thought process": "A\\nB" }', 4, 7, True),
+    "twice": ('{"thought process":"c"} {"thought process":"d " }', 1, 5, True),
+    "deep": ('{"x": {"thought process": "e"}}', 0, 4, True),
+    "broken": ('{"final answer": 1 2, "thought process": "f "}', 0, 4, False),
+    "endless": ('{"thought process" : "' + "G" * 11, 11, 12, False),
+    "prose": ("It is 7.", 0, 4, False),
+}
+
+
+@pytest.fixture(scope="module")
+def chain():
+    """Model, tokenizer and steering. Blocks add nothing to the stream; the head reads the successor off it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    ids = {token: i for i, token in enumerate(sorted(CHAIN))}
+    words = Tokenizer(models.WordLevel(ids, unk_token="prose"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<end>", pad_token="<end>", padding_side="left"
+    )
+    tokenizer.chat_template = "{{ messages[-1]['content'].split('\n')[0] }}"
+    width = -(-len(ids) // 8) * 8
+    config = LlamaConfig(
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=8,
+        vocab_size=len(ids),
+        bos_token_id=None,
+        eos_token_id=ids["<end>"],
+        pad_token_id=ids["<end>"],
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).eval()
+    others = {other for _, other in CHAIN.values() if other is not None}
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        model.lm_head.weight.copy_(torch.eye(len(ids), width))
+        model.model.embed_tokens.weight.zero_()
+        for token, (successor, other) in CHAIN.items():
+            model.model.embed_tokens.weight[ids[token], ids[successor]] = 1.0
+            if other is not None:
+                model.model.embed_tokens.weight[ids[token], ids[other]] += 0.6
+    vector = torch.zeros(width)
+    vector[[ids[other] for other in others]] = 1.0
+    return model, tokenizer, Steering(vector, layer_idx=-2, alpha=0.5, similarity_threshold=None)
+
+
+def problems(names: Sequence[str] = tuple(KNOWN)) -> list[Problem]:
+    return [Problem(index, name, "7") for index, name in enumerate(names)]
+
+
+def settings(steering: Steering | None, prompt_idx: int = 1) -> Settings:
+    return Settings(benchmark="arithmetic", prompt_idx=prompt_idx, max_new_tokens=LONGEST, steering=steering)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 8])
+def test_known_answers(chain, batch_size):
+    model, tokenizer, steering = chain
+    engine = TransformersEngine(model, tokenizer, batch_size=batch_size)
+    lines = {line.question: line.to_json() for line in als_gated.run(engine, problems(), settings(steering))}
+    assert set(lines) == set(KNOWN)
+    for question, (text, steered, emitting, valid) in KNOWN.items():
+        line = lines[question]
+        assert line["completion"] == text
+        assert line["completion_tokens"] == emitting
+        assert line["steered_fraction"] == pytest.approx(steered / emitting)
+        assert line["json_valid"] is valid
+    assert (lines["go"]["answer"], lines["go"]["correct"]) == ("7", True)
+    assert (lines["swap"]["answer"], lines["swap"]["correct"]) == ("8", False)
+
+
+def test_ungated_steering_would_break_all_of_them(chain):
+    model, tokenizer, steering = chain
+    outputs = TransformersEngine(model, tokenizer).generate(list(KNOWN), max_new_tokens=LONGEST, steering=steering)
+    assert [output.completion.text for output in in_order(outputs)] == ["BAD"] * len(KNOWN)
+
+
+def test_alpha_zero_leaves_the_text_alone(chain):
+    model, tokenizer, steering = chain
+    nothing = Steering(steering.vector, alpha=0.0, similarity_threshold=None)
+    [line] = als_gated.run(TransformersEngine(model, tokenizer), problems(["go"]), settings(nothing))
+    assert line.completion == '{"thought process": "one two", "final answer": "7"}'
+
+
+@pytest.mark.parametrize(
+    ("completion", "valid"),
+    [
+        ('{"thought process": "x", "final answer": "1"}', True),
+        ('```json\n{"thought process": "x", "final answer": "1"}\n```', True),
+        ('Here it is:\n{"final answer": 1} I hope it helps.', True),
+        ('{"thought process": "a \\"b\\" {c}", "final answer": {"x": [1, 2]}}', True),
+        ('{"thought process": "x", "final answer": "1"', False),
+        ('{"thought process": "x', False),
+        ('{"thought process": "two\nlines", "final answer": "1"}', False),
+        ("{'thought process': 'x', 'final answer': '1'}", False),
+        ('{"thought process": "x" "final answer": "1"}', False),
+        ('{"thought process": "x", "final answer": "1",}', False),
+        ('{"thought process": "bad \\q escape"}', False),
+        ('"thought process": "x", "final answer": "1"}', False),
+        ('["thought process"]', False),
+        ("", False),
+    ],
+)
+def test_valid_is_what_json_loads_says(completion, valid):
+    assert als_gated.is_valid(completion) is valid
+
+
+def test_prompt_without_json_is_refused(chain):
+    model, tokenizer, steering = chain
+    with pytest.raises(UserError) as caught:
+        list(als_gated.run(TransformersEngine(model, tokenizer), problems(), settings(steering, prompt_idx=0)))
+    assert "als_gated" in str(caught.value)
+
+
+# --- The command.
+
+
+@pytest.fixture
+def command(chain, tmp_path, monkeypatch) -> Callable[..., int]:
+    """Runs the chain on the known questions in an empty folder."""
+    model, tokenizer, steering = chain
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("chain")
+    tokenizer.save_pretrained("chain")
+    torch.save({"vector": steering.vector.repeat(2, 1), "metadata": {}}, "v.pt")
+    rows = [json.dumps({"question": name, "answer": "Thus\n#### 7"}) for name in KNOWN]
+    (tmp_path / "asked.jsonl").write_text("\n".join(rows) + "\n")
+
+    def run(*more: str) -> int:
+        options = ("--generation_mode", "als_gated", "--model_name_or_path", "chain", "--dtype", "float32")
+        data = ("--dataset", "asked.jsonl", "--benchmark", "gsm8k", "--max_new_tokens", str(LONGEST))
+        strength = ("--alpha", "0.5", "--similarity_threshold", "none", "--vector_name_template", "v.pt")
+        return main.main([*options, *data, *strength, "--device", "cpu", *more])
+
+    return run
+
+
+def test_command_writes_lines_and_the_valid_share(command, tmp_path):
+    assert command("--prompts_to_run", "1", "--batch_size", "3") == 0
+    [results] = tmp_path.rglob("results.jsonl")
+    assert results.parent.parent.name == "als_gated_eval"
+    lines = {line["question"]: line for line in map(json.loads, results.read_text().splitlines())}
+    assert set(lines) == set(KNOWN)
+    for question, (text, steered, emitting, valid) in KNOWN.items():
+        line = lines[question]
+        assert (line["completion"], line["json_valid"]) == (text, valid)
+        assert line["steered_fraction"] == pytest.approx(steered / emitting)
+    summary = json.loads((results.parent / "summary.json").read_text())
+    assert summary["json_valid"] == pytest.approx(sum(known[3] for known in KNOWN.values()) / len(KNOWN))
+    fractions = [steered / emitting for _, steered, emitting, _ in KNOWN.values()]
+    assert summary["steered_fraction"] == pytest.approx(sum(fractions) / len(fractions))
+
+
+@pytest.mark.parametrize("prompts", [["0"], ["0", "1"], None])
+def test_command_refuses_the_prompt_without_json(command, tmp_path, capsys, prompts):
+    """Also where the default, all prompts, is what asks for it."""
+    before = {path.name for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert command(*(["--prompts_to_run", *prompts] if prompts else [])) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "als_gated" in said
+    assert "--prompts_to_run" in said
+    assert {path.name for path in tmp_path.iterdir()} == before
