@@ -89,7 +89,7 @@ def steered(h: Tensor, v: Tensor, steering: Steering, gate: Tensor | None = None
     Args:
         h: [..., D] states, any floating dtype.
         v: [D] float32 on the same device.
-        gate: [...] bool; False keeps a state as it is.
+        gate: [...] bool on any device; False keeps a state as it is.
 
     Returns:
         h' ([..., D], dtype of h), on ([...] bool: where it steered), cosine ([...] float32: cos(h, v) before).
@@ -103,7 +103,7 @@ def steered(h: Tensor, v: Tensor, steering: Steering, gate: Tensor | None = None
     if steering.similarity_threshold is not None:
         on = cosine < steering.similarity_threshold
     if gate is not None:
-        on = on & gate
+        on = on & gate.to(on.device)
     dose = on * steering.alpha  # [...], float32
     if steering.alpha_scale == "unit":
         dose = dose / v_norm.clamp_min(1e-12)
