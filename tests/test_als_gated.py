@@ -52,39 +52,56 @@ def gated_oracle(
     may_steer: Callable[[str], bool],
     max_new_tokens: int,
     eos: Sequence[int],
+    guess: Sequence[int] = (),
 ) -> tuple[list[int], list[bool], list[bool]]:
     """Tokens, and for every emitting position whether the gate was open and whether it was steered.
 
-    `may_steer` gets the whole text so far. Steering is raw or residual, at a block of Llama's kind.
+    `may_steer` gets the whole text so far. `guess` saves time and nothing else: a pass over prompt and guess
+    says which of its tokens would have been chosen, and the first one that would not is replaced.
     """
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    v = steering.vector
-    tokens: list[int] = []
-    allowed: list[bool] = []
+    answer, sure = list(guess), 0
+    while True:
+        chosen, allowed, steered = _choices(model, tokenizer, ids, answer[: max_new_tokens - 1], steering, may_steer)
+        while sure < len(answer) and sure < len(chosen) and answer[sure] == chosen[sure]:
+            if answer[sure] in eos:
+                break
+            sure += 1
+        if sure < len(chosen):
+            answer[sure : sure + 1] = [chosen[sure]]
+            sure += 1
+        if answer[sure - 1] in eos or sure == max_new_tokens:
+            return answer[:sure], allowed[:sure], steered[:sure]
+
+
+def _choices(
+    model: Any,
+    tokenizer: Any,
+    ids: Sequence[int],
+    answer: Sequence[int],
+    steering: Steering,
+    may_steer: Callable[[str], bool],
+) -> tuple[list[int], list[bool], list[bool]]:
+    """One pass without cache: what each emitting position chooses, whether its gate is open, if it is steered."""
+    allowed = [may_steer(tokenizer.decode(answer[:i], skip_special_tokens=True)) for i in range(len(answer) + 1)]
     steered: list[bool] = []
 
     def hook(_block: Any, _args: Any, output: Any) -> Any:
         stream = (output[0] if isinstance(output, tuple) else output).clone()  # [1, T, D]
-        steered.clear()
         for i, may in enumerate(allowed):
-            h = stream[0, len(ids) - 1 + i].clone()
-            tau = steering.similarity_threshold
-            on = may and (tau is None or float(h @ v / h.norm() / v.norm()) < tau)
-            if on:
+            h, v, tau = stream[0, len(ids) - 1 + i].clone(), steering.vector, steering.similarity_threshold
+            steered.append(may and (tau is None or float(h @ v / h.norm() / v.norm()) < tau))
+            if steered[-1]:
                 s = h.norm() / v.norm() if steering.alpha_scale == "residual" else 1.0
                 stream[0, len(ids) - 1 + i] = h + steering.alpha * s * v
-            steered.append(on)
         return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
     handle = model.model.layers[steering.layer_idx].register_forward_hook(hook)
     try:
-        while len(tokens) < max_new_tokens and (not tokens or tokens[-1] not in eos):
-            allowed.append(may_steer(tokenizer.decode(tokens, skip_special_tokens=True)))
-            logits = model(torch.tensor([ids + tokens]), use_cache=False, logits_to_keep=1).logits
-            tokens.append(int(logits[0, -1].argmax()))
+        logits = model(torch.tensor([[*ids, *answer]]), use_cache=False, logits_to_keep=len(allowed)).logits[0]
     finally:
         handle.remove()
-    return tokens, allowed, steered
+    return logits.argmax(dim=-1).tolist(), allowed, steered
 
 
 def in_order(outputs: Any) -> list[Any]:
@@ -211,9 +228,7 @@ def test_every_row_has_a_gate_of_its_own(llama, tiny_tokenizer, batch_size, tau,
     gates = lambda: LastDigitGate(at_first)  # noqa: E731
     outputs = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=20, steering=steering, gates=gates))
     expected = [
-        gated_oracle(
-            llama, tiny_tokenizer, prompt, steering=steering, may_steer=may_steer, max_new_tokens=20, eos=ENDS
-        )
+        gated_oracle(llama, tiny_tokenizer, prompt, steering=steering, may_steer=may_steer, max_new_tokens=20, eos=ENDS)
         for prompt in TINY_PROMPTS
     ]
     for output, (tokens, _, steered) in zip(outputs, expected, strict=True):
@@ -231,9 +246,7 @@ def test_a_gate_that_is_never_open_is_no_steering(llama, tiny_tokenizer):
 
     engine = TransformersEngine(llama, tiny_tokenizer, batch_size=3)
     steering = Steering(torch.ones(32), alpha=50.0, similarity_threshold=None)
-    closed = in_order(
-        engine.generate(TINY_PROMPTS, max_new_tokens=8, steering=steering, gates=lambda: Closed(False))
-    )
+    closed = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=8, steering=steering, gates=lambda: Closed(False)))
     plain = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=8))
     assert [output.completion.text for output in closed] == [output.completion.text for output in plain]
     assert {output.steered_fraction for output in closed} == {0.0}

@@ -39,7 +39,7 @@ def commands(recipe: str, **settings: str) -> list[list[str]]:
 
 
 def test_there_are_recipes() -> None:
-    assert RECIPES == ["alpha_sweep.sh", "als_runs.sh", "baselines.sh", "collect_and_compute.sh"]
+    assert RECIPES == ["all_modes.sh", "alpha_sweep.sh", "als_runs.sh", "baselines.sh", "collect_and_compute.sh"]
 
 
 @pytest.mark.parametrize("settings", [{}, PAPER], ids=["default", "paper"])
@@ -50,6 +50,9 @@ def test_every_command_parses(recipe: str, settings: dict[str, str]) -> None:
     for python, script, *arguments in printed:
         assert python == "python"
         assert Path(script).is_file()
+        if Path(script).name == "show_runs.py":
+            assert all("_eval/prompt_" in folder for folder in arguments)
+            continue
         parse(COMMANDS[Path(script).name], arguments, prog="", description="")
 
 

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# The three steered runs of each data set: als on both prompts, als_gated on the JSON prompt. Settings: see common.sh.
+# The steered runs of each data set: als on each prompt, als_gated on the JSON prompt. Settings: see common.sh.
 . "$(dirname "$0")/common.sh"
 for dataset in "${DATASETS[@]}"; do
     template=$(vector "$dataset")
-    evaluate als "$dataset" --prompts_to_run 0 --vector_name_template "$template"
-    evaluate als "$dataset" --prompts_to_run 1 --vector_name_template "$template"
+    evaluate als "$dataset" --prompts_to_run "${PROMPTS[@]}" --vector_name_template "$template"
     evaluate als_gated "$dataset" --prompts_to_run 1 --vector_name_template "$template"
 done

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The baselines of each data set: greedy chain of thought, self-consistency, LatentSeek. Settings: see common.sh.
+# The baselines of each data set: greedy chain of thought, self-consistency, LatentSeek. Settings: see common.sh;
+# MAX_NUM_STEPS (10) bounds LatentSeek's search.
 . "$(dirname "$0")/common.sh"
 for dataset in "${DATASETS[@]}"; do
-    for mode in greedy_cot self_consistency latentseek; do
-        evaluate "$mode" "$dataset" --prompts_to_run "${PROMPTS[@]}"
-    done
+    evaluate greedy_cot "$dataset" --prompts_to_run "${PROMPTS[@]}"
+    evaluate self_consistency "$dataset" --prompts_to_run "${PROMPTS[@]}"
+    evaluate latentseek "$dataset" --prompts_to_run "${PROMPTS[@]}" --max_num_steps "${MAX_NUM_STEPS:-10}"
 done

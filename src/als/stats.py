@@ -8,6 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+EXTRA_COLUMNS = {
+    "steered_fraction": "steered",
+    "json_valid": "JSON valid",
+    "steps": "steps",
+    "first_reward": "first reward",
+    "last_reward": "last reward",
+}
+"""Means that only some modes have -> their columns; a column appears where some run has it."""
+_SHARES = ("steered_fraction", "json_valid")
+
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a share.
@@ -34,16 +44,19 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     Args:
         runs: (what the run is called, its summary.json), in the order of the rows.
     """
-    head = ("run", "n", "accuracy, 95 % Wilson interval", "answered", "tokens", "seconds", "tokens/s")
+    extra = [column for column in EXTRA_COLUMNS if any(column in summary for _, summary in runs)]
+    head: tuple[str, ...] = ("run", "n", "accuracy, 95 % Wilson interval", "answered", "tokens", "seconds", "tokens/s")
+    head += tuple(EXTRA_COLUMNS[column] for column in extra)
     rows = [
         (
             name,
             str(summary["n"]),
             accuracy_text(summary["correct"], summary["n"]),
-            f"{summary['answered']:.0%}".replace("%", " %"),
+            _percent(summary["answered"]),
             str(summary["completion_tokens"]),
             f"{summary['seconds']:.1f}",
             f"{summary['tokens_per_second']:.0f}",
+            *(_cell(column, summary.get(column)) for column in extra),
         )
         for name, summary in runs
     ]
@@ -58,3 +71,13 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
     return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return _percent(value) if column in _SHARES else f"{value:.2f}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from als.generation.json_gate import JsonGate
@@ -20,12 +19,4 @@ def run(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iter
     """Answer every problem with the argmax of each step, each row steered where its own gate is open."""
     assert settings.steering is not None, "als_gated steers"
     lines = solve(engine, problems, settings, steering=settings.steering, gates=lambda: JsonGate(FREE_TEXT_KEY))
-    for line, _ in lines:
-        yield replace(line, details={**line.details, "json_valid": is_valid(line.completion)})
-
-
-def is_valid(completion: str) -> bool:
-    """Whether a completion holds a whole JSON object, text and code fences around it aside."""
-    gate = JsonGate(FREE_TEXT_KEY)
-    gate.feed(completion)
-    return gate.complete
+    return (line for line, _ in lines)

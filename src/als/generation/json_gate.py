@@ -183,6 +183,13 @@ class JsonGate:
         return State.BROKEN
 
 
+def holds_valid_object(text: str) -> bool:
+    """Whether a finished text holds one whole JSON object; text ahead of it, fences and text behind it are allowed."""
+    gate = JsonGate()
+    gate.feed(text)
+    return gate.complete
+
+
 _NUMBER_ENDS = (State.ZERO, State.INTEGER, State.FRACTION, State.EXPONENT_DIGIT)
 _OTHERWISE: dict[State, Callable[[JsonGate, str], State]] = {
     State.PREAMBLE: JsonGate._read_preamble,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from als.generation.solve import judge, prompts_for
+from als.generation.solve import form_details, judge, prompts_for
 from als.prompts.solver import is_json
 from als.records import Completion, Problem, ResultLine, result_line
 from als.reward import Verdicts, reward, verify
@@ -117,6 +117,7 @@ class Search:
             self.prompt,
             completion,
             judge(kept.text, self.problem, self.settings),
+            **form_details(kept.text, self.settings),
             rewards=self.rewards,
             steps=len(self.rewards) - 1,
             updated_tokens=updated,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from als.answers.judge import judge_answer
-from als.generation.solve import judge, prompts_for, steering_details
+from als.generation.solve import form_details, judge, prompts_for, steering_details
 from als.records import Completion, Problem, ResultLine, Verdict, result_line
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _line(problem: Problem, prompt: str, outputs: Sequence[Output], settings: Se
         verdicts[winner] if ballots else Verdict(None, problem.gold, False, None),
         samples=samples,
         votes=[[ballot.answer, len(ballot.voters)] for ballot in ballots],
+        **form_details(completions[winner].text, settings),
         **(steering_details(outputs) if settings.steering is not None else {}),
     )
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from als.answers.judge import judge_completion
-from als.prompts.solver import solver_messages
+from als.generation.json_gate import holds_valid_object
+from als.prompts.solver import is_json, solver_messages
 from als.records import Problem, ResultLine, Verdict, result_line
 
 if TYPE_CHECKING:
@@ -54,8 +55,15 @@ def solve(
     for position, output in outputs:
         problem = problems[position]
         verdict = judge(output.completion.text, problem, settings)
-        details = steering_details([output]) if steering is not None else {}
+        details = form_details(output.completion.text, settings)
+        if steering is not None:
+            details |= steering_details([output])
         yield result_line(problem, prompts[position], output.completion, verdict, **details), output
+
+
+def form_details(text: str, settings: Settings) -> dict[str, Any]:
+    """What a results line says of an answer's form: where JSON was asked for, whether it is valid."""
+    return {"json_valid": holds_valid_object(text)} if is_json(settings.prompt_idx) else {}
 
 
 def steering_details(outputs: Sequence[Output]) -> dict[str, Any]:
