@@ -157,12 +157,15 @@ def test_lists_as_long_inside_the_blocks_are_not_taken(tiny_model):
     assert decoder_blocks(model) is model.model.layers
 
 
-def test_a_list_of_norms_beside_the_blocks_is_not_taken(tiny_model):
+@pytest.mark.parametrize("blocks_come", ["first", "last"])
+def test_a_list_of_norms_beside_the_blocks_is_not_taken(tiny_model, blocks_come):
     model = copy.deepcopy(tiny_model("llama"))
     blocks = model.model.layers
+    norms = torch.nn.ModuleList(torch.nn.LayerNorm(32) for _ in range(5))
     del model.model.layers
-    model.model.norms = torch.nn.ModuleList(torch.nn.LayerNorm(32) for _ in range(5))
-    model.model.layers = blocks
+    order = {"layers": blocks, "norms": norms} if blocks_come == "first" else {"norms": norms, "layers": blocks}
+    for name, modules in order.items():
+        model.model.add_module(name, modules)
     assert decoder_blocks(model) is blocks
 
 

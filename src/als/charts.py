@@ -19,7 +19,7 @@ from typing import Any
 
 from als.benchmarks import BENCHMARKS
 from als.errors import UserError
-from als.files import load_pt, write_whole
+from als.files import load_pt, write_bytes
 
 FORMATS = ("png", "svg")
 
@@ -234,4 +234,4 @@ def _render(figure: Any, kind: str) -> bytes:
 def _save(path: Path, content: bytes) -> None:
     if path.exists() and path.read_bytes() != content:
         warnings.warn(f"{path} held another chart, which is replaced", stacklevel=3)
-    write_whole(path, lambda part: part.write_bytes(content))
+    write_bytes(path, content)

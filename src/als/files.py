@@ -6,9 +6,9 @@ then to its own name. Knows nothing of what it writes.
 Reading .pt files is here too, because there is one safe way to do it.
 """
 
+import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path, then give what it wrote its name, replacing an older file."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, replacing an older one; makes its folder.
+
+    Writers hand over bytes and not a path, so that a full disk is an OSError whatever library made them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
     try:
-        write(part)
-        with part.open("rb") as file:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
@@ -33,12 +37,21 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write one readable JSON document, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_pt(path: Path, value: Any) -> None:
+    """Write tensors, lists and dicts as a .pt file, whole or not at all."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_pt(path: Path, *, expected: str) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from als.errors import UserError
-from als.files import write_json, write_text, write_whole
+from als.files import write_json, write_pt, write_text
 from als.records import ResultLine
 
 RESULTS = "results.jsonl"
@@ -112,14 +112,12 @@ class RunFolder:
 
     def write_logistics(self) -> None:
         """Derive logistics.pt from the lines, replacing an older one."""
-        import torch
-
         ordered = sorted(self.lines, key=lambda line: line.index)
         log = {
             "results_history": [line.correct for line in ordered],
             "time_history": [line.seconds for line in ordered],
         }
-        write_whole(self.path / LOGISTICS, lambda part: torch.save(log, part))
+        write_pt(self.path / LOGISTICS, log)
 
     def finish(self, indices: set[int]) -> Json:
         """Write logistics.pt and then summary.json over the problems of this run.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from als.errors import UserError
-from als.files import PART_SUFFIX, write_whole
+from als.files import PART_SUFFIX, write_bytes
 from als.generation.settings import Settings
 from als.generation.solve import solve
 from als.records import Problem, ResultLine
@@ -98,13 +98,12 @@ class StateFolder(RunFolder):
 
     def add(self, example: Example) -> None:
         """Write the state file, then the line; a file of the same example without a line is of a killed process."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         other: Label = "bad" if example.label == "good" else "good"
         self._state_path(example.line.index, other).unlink(missing_ok=True)
         tensors = {"mean_state": example.mean_state.contiguous()}
-        path = self._state_path(example.line.index, example.label)
-        write_whole(path, lambda part: save_file(tensors, part))
+        write_bytes(self._state_path(example.line.index, example.label), save(tensors))
         self.append(example.line)
 
     def _state_path(self, index: int, label: str) -> Path:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from als.errors import UserError
-from als.files import load_pt, write_whole
+from als.files import load_pt, write_bytes, write_pt
 
 ENDINGS = (".pt", ".safetensors")
 AVERAGING_METHODS = ("mean", "ema")
@@ -109,16 +109,15 @@ def check_vector_name(path: Path) -> None:
 
 def save_vector(path: Path, vector: SteeringVector) -> None:
     """Write a vector file, whole or not at all, in the format of its name's ending."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     check_vector_name(path)
     tensor = vector.vector.float().contiguous()
     metadata = json.loads(json.dumps(dict(vector.metadata)))
     if path.suffix == ".pt":
-        write_whole(path, lambda part: torch.save({"vector": tensor, "metadata": metadata}, part))
+        write_pt(path, {"vector": tensor, "metadata": metadata})
     else:
-        header = {"metadata": json.dumps(metadata)}
-        write_whole(path, lambda part: save_file({"vector": tensor}, part, metadata=header))
+        write_bytes(path, save({"vector": tensor}, metadata={"metadata": json.dumps(metadata)}))
 
 
 def load_vector(path: str | Path) -> SteeringVector:
