@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ import torch
 
 from als.cli import main
 from als.engines.transformers_engine import TransformersEngine
-from als.errors import UserError
 from als.generation import als_gated
 from als.generation.json_gate import JsonGate
 from als.generation.settings import Settings
@@ -118,93 +117,83 @@ SMOLLM2_PROMPTS = [
     'Q: 7-2\nA: {"thought process" "7-2 is 5", "final answer" "5"}\nQ: 9-1\nA:',
     "Q: 7-2\nA: It is 5.\nQ: 9-1\nA:",
 ]
-NEW = 28
+NEW = 24
 
 
-TAUS = [0.02, None]
-
-
-def smollm2_steering(tau: float | None) -> Steering:
-    """Strong enough to change the free text; some of its states are above a tau of 0.02 and some are not."""
-    vector = torch.randn(576, generator=torch.Generator().manual_seed(3))
-    return Steering(vector, layer_idx=-2, alpha=0.5, alpha_scale="residual", similarity_threshold=tau)
+SMOLLM2_STEERING = Steering(
+    torch.randn(576, generator=torch.Generator().manual_seed(7)),
+    layer_idx=-2,
+    alpha=0.8,
+    alpha_scale="residual",
+    similarity_threshold=0.0,
+)
+"""Strong enough to change the free text; some of its states are above tau and some are not."""
 
 
 @pytest.fixture(scope="module")
-def smollm2_runs(smollm2):
-    """tau -> the engine's outputs in a batch of five, and the oracle's answers."""
-    model, tokenizer = smollm2
-    done: dict[float | None, Any] = {}
+def smollm2_outputs(smollm2):
+    """batch size -> the engine's outputs."""
+    done: dict[int, Any] = {}
 
-    def run(tau: float | None) -> tuple[list[Any], list[Any]]:
-        if tau not in done:
-            steering = smollm2_steering(tau)
-            engine = TransformersEngine(model, tokenizer, batch_size=5)
-            outputs = engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW, steering=steering, gates=JsonGate)
-            together = in_order(outputs)
-            options = {"steering": steering, "may_steer": in_free_text, "max_new_tokens": NEW}
-            end = [tokenizer.eos_token_id]
-            done[tau] = (
-                together,
-                [
-                    gated_oracle(model, tokenizer, prompt, eos=end, guess=guess, **options)
-                    for prompt, guess in zip(
-                        SMOLLM2_PROMPTS, (tokenizer(o.completion.text)["input_ids"] for o in together), strict=True
-                    )
-                ],
-            )
-        return done[tau]
+    def run(batch_size: int) -> list[Any]:
+        if batch_size not in done:
+            engine = TransformersEngine(*smollm2, batch_size=batch_size)
+            outputs = engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW, steering=SMOLLM2_STEERING, gates=JsonGate)
+            done[batch_size] = in_order(outputs)
+        return done[batch_size]
 
     return run
 
 
-@pytest.mark.parametrize("tau", TAUS)
-@pytest.mark.parametrize("batch_size", [1, 5])
-def test_smollm2_is_steered_where_json_loads_says(smollm2, smollm2_runs, tau, batch_size):
+def smollm2_oracle(smollm2: Any, prompt: str, *, guess: Sequence[int], max_new_tokens: int = NEW) -> Any:
     model, tokenizer = smollm2
-    outputs, reference = smollm2_runs(tau)
-    if batch_size == 1:
-        engine = TransformersEngine(model, tokenizer, batch_size=1)
-        steering = smollm2_steering(tau)
-        outputs = in_order(engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW, steering=steering, gates=JsonGate))
-    for output, (tokens, _, steered) in zip(outputs, reference, strict=True):
-        assert output.completion.text == tokenizer.decode(tokens, skip_special_tokens=True)
+    return gated_oracle(
+        model,
+        tokenizer,
+        prompt,
+        steering=SMOLLM2_STEERING,
+        may_steer=in_free_text,
+        max_new_tokens=max_new_tokens,
+        eos=[tokenizer.eos_token_id],
+        guess=guess,
+    )
+
+
+@pytest.fixture(scope="module")
+def smollm2_reference(smollm2, smollm2_outputs):
+    guesses = [smollm2[1](output.completion.text)["input_ids"] for output in smollm2_outputs(5)]
+    return [
+        smollm2_oracle(smollm2, prompt, guess=guess) for prompt, guess in zip(SMOLLM2_PROMPTS, guesses, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_smollm2_is_steered_where_json_loads_says(smollm2, smollm2_outputs, smollm2_reference, batch_size):
+    for output, (tokens, _, steered) in zip(smollm2_outputs(batch_size), smollm2_reference, strict=True):
+        assert output.completion.text == smollm2[1].decode(tokens, skip_special_tokens=True)
         assert output.completion.completion_tokens == len(tokens)
         assert output.steered_fraction == pytest.approx(sum(steered) / len(steered))
 
 
-def test_the_guess_does_not_decide_the_oracles_answer(smollm2, smollm2_runs):
-    model, tokenizer = smollm2
-    tokens, allowed, steered = smollm2_runs(0.02)[1][1]
-    wrong = tokenizer(SMOLLM2_PROMPTS[4] * 2)["input_ids"]
-    again = gated_oracle(
-        model,
-        tokenizer,
-        SMOLLM2_PROMPTS[1],
-        steering=smollm2_steering(0.02),
-        may_steer=in_free_text,
-        max_new_tokens=12,
-        eos=[tokenizer.eos_token_id],
-        guess=tokens[:5] + wrong,
-    )
+def test_the_guess_does_not_decide_the_oracles_answer(smollm2, smollm2_reference):
+    tokens, allowed, steered = smollm2_reference[1]
+    guess = [*tokens[:5], *smollm2[1](SMOLLM2_PROMPTS[4])["input_ids"]]
+    again = smollm2_oracle(smollm2, SMOLLM2_PROMPTS[1], guess=guess, max_new_tokens=12)
     assert again == (tokens[:12], allowed[:12], steered[:12])
 
 
-def test_smollm2_prompts_are_worth_asking(smollm2_engine, smollm2_runs):
-    """Gates open and close, tau matters, and steering changes tokens, more of them without a gate."""
-    opened = [sum(allowed) for _, allowed, _ in smollm2_runs(0.02)[1]]
+def test_smollm2_prompts_are_worth_asking(smollm2, smollm2_outputs, smollm2_reference):
+    """Gates open and close, tau matters, and both steering and the gate change tokens."""
+    opened = [sum(allowed) for _, allowed, _ in smollm2_reference]
     assert all(0 < count < NEW - 4 for count in opened[:3])
     assert opened[3:] == [0, 0]
-    assert all(0 < sum(steered) < sum(allowed) for _, allowed, steered in smollm2_runs(0.02)[1][:3])
-    texts = [output.completion.text for output in smollm2_runs(0.02)[0]]
-    steering = smollm2_steering(0.02)
-    plain = in_order(smollm2_engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW))
-    ungated = in_order(smollm2_engine.generate(SMOLLM2_PROMPTS, max_new_tokens=NEW, steering=steering))
-    unlike_plain = [text != output.completion.text for text, output in zip(texts, plain, strict=True)]
-    unlike_ungated = [text != output.completion.text for text, output in zip(texts, ungated, strict=True)]
-    assert any(unlike_plain[:3])
-    assert unlike_plain[3:] == [False, False]
-    assert any(unlike_ungated)
+    assert any(0 < sum(steered) < sum(allowed) for _, allowed, steered in smollm2_reference)
+    gated = [output.completion.text for output in smollm2_outputs(5)]
+    engine = TransformersEngine(*smollm2, batch_size=5)
+    for steering, unlike in ((None, [True, False, False]), (SMOLLM2_STEERING, [True, True, True])):
+        outputs = in_order(engine.generate(SMOLLM2_PROMPTS[2:], max_new_tokens=12, steering=steering))
+        same_start = [text.startswith(o.completion.text) for text, o in zip(gated[2:], outputs, strict=True)]
+        assert [not same for same in same_start] == unlike
 
 
 # --- A gate of the test's own, on a random model: rows are gated each for itself.
@@ -259,8 +248,9 @@ def test_every_row_has_a_gate_of_its_own(llama, tiny_tokenizer, batch_size, tau,
         return gate.steering
 
     engine = TransformersEngine(llama, tiny_tokenizer, batch_size=batch_size)
-    gates = lambda: LastDigitGate(at_first)  # noqa: E731
-    outputs = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=20, steering=steering, gates=gates))
+    outputs = in_order(
+        engine.generate(TINY_PROMPTS, max_new_tokens=20, steering=steering, gates=lambda: LastDigitGate(at_first))
+    )
     expected = [
         gated_oracle(llama, tiny_tokenizer, prompt, steering=steering, may_steer=may_steer, max_new_tokens=20, eos=ENDS)
         for prompt in TINY_PROMPTS
@@ -288,6 +278,7 @@ def test_a_gate_that_is_never_open_is_no_steering(llama, tiny_tokenizer):
 
 # --- The chain: token -> (its successor, its successor when steered). BAD shows steering where none may be.
 
+STOP: dict[str, tuple[str, str | None]] = {"BAD": ("<end>", None), "<end>": ("<end>", None)}
 CHAIN: dict[str, tuple[str, str | None]] = {
     # the object as the prompt asks for it
     "go": ('{"thought process": "', "BAD"),
@@ -344,8 +335,7 @@ CHAIN: dict[str, tuple[str, str | None]] = {
     "It": (" is", "BAD"),
     " is": (" 7.", "BAD"),
     " 7.": ("<end>", "BAD"),
-    "BAD": ("<end>", None),
-    "<end>": ("<end>", None),
+    **STOP,
 }
 LONGEST = 12  # more than any of them but the endless one
 # question -> (text, steered positions, emitting positions, is it valid)
@@ -361,20 +351,19 @@ KNOWN: dict[str, tuple[str, int, int, bool]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def chain():
+def build_chain(successors: Mapping[str, tuple[str, str | None]]) -> tuple[Any, Any, Steering]:
     """Model, tokenizer and steering. Blocks add nothing to the stream; the head reads the successor off it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    ids = {token: i for i, token in enumerate(sorted(CHAIN))}
-    words = Tokenizer(models.WordLevel(ids, unk_token="prose"))
+    ids = {token: i for i, token in enumerate(sorted(successors))}
+    words = Tokenizer(models.WordLevel(ids, unk_token="BAD"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="<end>", pad_token="<end>", padding_side="left"
     )
-    tokenizer.chat_template = "{{ messages[-1]['content'].split('\n')[0] }}"
+    tokenizer.chat_template = "{{ messages[-1]['content'].split('\n')[0] }}"  # the question alone
     width = -(-len(ids) // 8) * 8
     config = LlamaConfig(
         hidden_size=width,
@@ -388,28 +377,32 @@ def chain():
         tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config).eval()
-    others = {other for _, other in CHAIN.values() if other is not None}
+    vector = torch.zeros(width)
     with torch.no_grad():
         for block in model.model.layers:
             block.self_attn.o_proj.weight.zero_()
             block.mlp.down_proj.weight.zero_()
         model.lm_head.weight.copy_(torch.eye(len(ids), width))
         model.model.embed_tokens.weight.zero_()
-        for token, (successor, other) in CHAIN.items():
+        for token, (successor, other) in successors.items():
             model.model.embed_tokens.weight[ids[token], ids[successor]] = 1.0
             if other is not None:
-                model.model.embed_tokens.weight[ids[token], ids[other]] += 0.6
-    vector = torch.zeros(width)
-    vector[[ids[other] for other in others]] = 1.0
+                model.model.embed_tokens.weight[ids[token], ids[other]] = 0.6
+                vector[ids[other]] = 1.0
     return model, tokenizer, Steering(vector, layer_idx=-2, alpha=0.5, similarity_threshold=None)
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return build_chain(CHAIN)
 
 
 def problems(names: Sequence[str] = tuple(KNOWN)) -> list[Problem]:
     return [Problem(index, name, "7") for index, name in enumerate(names)]
 
 
-def settings(steering: Steering | None, prompt_idx: int = 1) -> Settings:
-    return Settings(benchmark="arithmetic", prompt_idx=prompt_idx, max_new_tokens=LONGEST, steering=steering)
+def settings(steering: Steering) -> Settings:
+    return Settings(benchmark="arithmetic", prompt_idx=1, max_new_tokens=LONGEST, steering=steering)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 8])
@@ -441,34 +434,30 @@ def test_alpha_zero_leaves_the_text_alone(chain):
     assert line.completion == '{"thought process": "one two", "final answer": "7"}'
 
 
-@pytest.mark.parametrize(
-    ("completion", "valid"),
-    [
-        ('{"thought process": "x", "final answer": "1"}', True),
-        ('```json\n{"thought process": "x", "final answer": "1"}\n```', True),
-        ('Here it is:\n{"final answer": 1} I hope it helps.', True),
-        ('{"thought process": "a \\"b\\" {c}", "final answer": {"x": [1, 2]}}', True),
-        ('{"thought process": "x", "final answer": "1"', False),
-        ('{"thought process": "x', False),
-        ('{"thought process": "two\nlines", "final answer": "1"}', False),
-        ("{'thought process': 'x', 'final answer': '1'}", False),
-        ('{"thought process": "x" "final answer": "1"}', False),
-        ('{"thought process": "x", "final answer": "1",}', False),
-        ('{"thought process": "bad \\q escape"}', False),
-        ('"thought process": "x", "final answer": "1"}', False),
-        ('["thought process"]', False),
-        ("", False),
-    ],
-)
-def test_valid_is_what_json_loads_says(completion, valid):
-    assert als_gated.is_valid(completion) is valid
+COMPLETIONS = {
+    '{"thought process": "x", "final answer": "1"}': True,
+    '```json\n{"thought process": "x", "final answer": "1"}\n```': True,
+    'Here it is:\n{"final answer": 1} I hope it helps.': True,
+    '{"thought process": "a \\"b\\" {c}", "final answer": {"x": [1, 2]}}': True,
+    '{"thought process": "x", "final answer": "1"': False,
+    '{"thought process": "x': False,
+    '{"thought process": "two\nlines", "final answer": "1"}': False,
+    "{'thought process': 'x', 'final answer': '1'}": False,
+    '{"thought process": "x" "final answer": "1"}': False,
+    '{"thought process": "x", "final answer": "1",}': False,
+    '{"thought process": "bad \\q escape"}': False,
+    '"thought process": "x", "final answer": "1"}': False,
+    '["thought process"]': False,
+}
 
 
-def test_prompt_without_json_is_refused(chain):
-    model, tokenizer, steering = chain
-    with pytest.raises(UserError) as caught:
-        list(als_gated.run(TransformersEngine(model, tokenizer), problems(), settings(steering, prompt_idx=0)))
-    assert "als_gated" in str(caught.value)
+def test_valid_is_what_json_loads_says():
+    """A chain again, whose tokens are whole answers."""
+    steps = {f"q{i}": (completion, None) for i, completion in enumerate(COMPLETIONS)}
+    model, tokenizer, _ = build_chain(steps | dict.fromkeys(COMPLETIONS, ("<end>", None)) | STOP)
+    steering = Steering(torch.ones(model.config.hidden_size), alpha=0.0)
+    lines = list(als_gated.run(TransformersEngine(model, tokenizer), problems(list(steps)), settings(steering)))
+    assert {line.completion: line.details["json_valid"] for line in lines} == COMPLETIONS
 
 
 # --- The command.

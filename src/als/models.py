@@ -8,12 +8,13 @@ Knows transformers; knows no steering, no prompt and no data set. From Python:
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.errors import UserError
+from als.errors import UserError, is_out_of_memory
 from als.hub import first_line, hub_trouble
 
 if TYPE_CHECKING:
@@ -54,7 +55,15 @@ def load_model(
         options["attn_implementation"] = attn_implementation
     if device_map:
         options["device_map"] = device_map
-    model = _from_pretrained("AutoModelForCausalLM", name_or_path, source | options)
+    model, report = _from_pretrained(
+        "AutoModelForCausalLM", name_or_path, source | options | {"output_loading_info": True}
+    )
+    if missing := sorted(report["missing_keys"]):
+        # transformers fills them with random numbers and goes on.
+        raise UserError(
+            f"model {str(name_or_path)!r} lacks {len(missing)} of its weights, the first is {missing[0]!r}; "
+            "get its files again"
+        )
     if not device_map:
         model.to(place)
     return model.eval().requires_grad_(False), tokenizer
@@ -69,7 +78,9 @@ def resolve_device(device: str) -> torch.device:
     import torch
 
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # A launcher of several processes on one machine (accelerate, torchrun) numbers them for this.
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return torch.device(own if torch.cuda.is_available() else "cpu")
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise UserError(f"--device {device!r}: expected auto, cpu, cuda or cuda:<number>")
@@ -126,6 +137,21 @@ def decoder_blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
     return min(candidates, key=lambda found: found[:2])[2]
 
 
+def residual_stream(output: Any) -> torch.Tensor:
+    """The [B, T, D] stream in what a decoder block returned, a tensor or a tuple that begins with it.
+
+    Raises:
+        UserError: the model keeps another kind of stream (several copies of it, say).
+    """
+    stream: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    if stream.ndim != 3:
+        raise UserError(
+            f"a decoder block of this model returns states of shape {list(stream.shape)}; expected [batch, tokens, "
+            "hidden], so neither steering nor collecting states is defined for it"
+        )
+    return stream
+
+
 def hidden_size(model: PreTrainedModel) -> int:
     """Width of the residual stream."""
     return int(model.config.get_text_config(decoder=True).hidden_size)
@@ -154,7 +180,9 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str,
 
     try:
         return render(list(messages))
-    except jinja2.TemplateError:
+    except jinja2.TemplateError as error:
+        if len(messages) < 2 or messages[0]["role"] != "system":
+            raise UserError(f"the model's chat template refuses the conversation: {error}") from error
         system, user, *rest = messages
         joined = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
         return render([joined, *rest])
@@ -212,7 +240,6 @@ def _is_cached(repo: str) -> bool:
 
 def _from_pretrained(auto_class: str, name: str | Path, options: dict[str, Any]) -> Any:
     """Call an Auto class; what it says of unusable files becomes one sentence."""
-    import safetensors
     import transformers
 
     try:
@@ -220,7 +247,9 @@ def _from_pretrained(auto_class: str, name: str | Path, options: dict[str, Any])
             # PyTorch's note that the tensors of a memory-mapped file are read-only helps nobody here.
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return getattr(transformers, auto_class).from_pretrained(**options)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except Exception as error:  # its kind depends on which of the folder's files is broken, and how
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"model {str(name)!r} cannot be loaded: {first_line(error)}; expected {WEIGHTS}") from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "error"]
 
 
 def hash_question(question: str) -> str:
@@ -44,7 +44,7 @@ class Completion:
     completion_tokens: int
     """Generated tokens, the one that ends the sequence included: as many as there are emitting positions."""
     finish_reason: FinishReason
-    """`stop`: the model ended its turn; `length`: it ran into max_new_tokens."""
+    """`stop`: the model ended its turn; `length`: it ran into max_new_tokens; `error`: there is no completion."""
     seconds: float
     """The batch's wall-clock seconds, shared out by completion tokens."""
 
@@ -80,6 +80,11 @@ class ResultLine:
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
     """What only some modes record, e.g. steered_fraction; written flat beside the other fields."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether this problem could not be answered or judged; `error` in the details says why."""
+        return "error" in self.details
 
     def to_json(self) -> dict[str, Any]:
         """The line as one flat dictionary."""
@@ -118,3 +123,13 @@ def result_line(problem: Problem, prompt: str, completion: Completion, verdict: 
         seconds=completion.seconds,
         details={"rule": verdict.rule, **details},
     )
+
+
+def failure_line(
+    problem: Problem, error: Exception, *, prompt: str = "", completion: Completion | None = None
+) -> ResultLine:
+    """The line of a problem that went wrong: a wrong answer, with the reason."""
+    nothing = Completion("", prompt_tokens=0, completion_tokens=0, finish_reason="error", seconds=0.0)
+    verdict = Verdict(answer=None, gold=problem.gold, correct=False, rule=None)
+    reason = f"{type(error).__name__}: {error}"
+    return result_line(problem, prompt, completion or nothing, verdict, error=reason)

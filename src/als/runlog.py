@@ -1,7 +1,7 @@
 """A run's folder: its configuration, a line a problem, and what is derived from the lines.
 
     config.json       first; what was run. A folder belongs to one configuration
-    results.jsonl     appended and flushed, a line a problem
+    results.jsonl     appended and flushed, a line a problem; results.<k>of<n>.jsonl where n processes share a run
     logistics.pt      {"results_history": [bool], "time_history": [seconds]} in the order of the data set
     summary.json      last: its presence means that the run is done
 
@@ -11,25 +11,50 @@ records and files; it knows no model and no mode.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from als.errors import UserError
-from als.files import write_json, write_pt, write_text
-from als.records import ResultLine
+from als.files import write_json, write_pt
+from als.records import Problem, ResultLine
 
-RESULTS = "results.jsonl"
+RESULTS = "results"
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 LOGISTICS = "logistics.pt"
-
+LOCK = ".lock"
 AVERAGED_DETAILS = ("steered_fraction", "mean_cosine", "json_valid", "steps", "updated_tokens", "without_verdict")
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One process's share of a run: every `count`-th problem from `index` on."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether this share is the whole."""
+        return self.count == 1
+
+    def lines_name(self, stem: str) -> str:
+        """The lines file that this process writes."""
+        return f"{stem}.jsonl" if self.alone else f"{stem}.{self.index + 1}of{self.count}.jsonl"
+
+    def share(self, problems: Sequence[Problem]) -> list[Problem]:
+        """This process's problems."""
+        return list(problems[self.index :: self.count])
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -38,13 +63,21 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 class RunFolder:
-    """Append lines, resume from lines, derive the rest. Use it as a context manager; it closes the file."""
+    """Append lines, resume from lines, derive the rest. `open` it as a context manager.
 
-    def __init__(self, path: Path, *, lines_name: str = RESULTS) -> None:
+    Attributes:
+        path: the folder.
+        lines: what is on disk, of all processes, an index once.
+    """
+
+    def __init__(self, path: Path, *, stem: str = RESULTS, shard: Shard | None = None) -> None:
         self.path = path
-        self.lines_path = path / lines_name
         self.lines: list[ResultLine] = []
-        self._file: IO[str] | None = None
+        self._stem = stem
+        self._shard = shard or Shard()
+        self._own = path / self._shard.lines_name(stem)
+        self._file: IO[bytes] | None = None
+        self._held = ExitStack()
 
     def open(self, config: Json, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
         """Make the folder ready for appending.
@@ -56,30 +89,44 @@ class RunFolder:
             overwrite: move a folder with results aside to `<folder>.<n>`; nothing is ever deleted.
 
         Raises:
-            UserError: the folder has results and neither was asked for, belongs to another configuration, or
-                cannot be written.
+            UserError: the folder has results and neither was asked for, belongs to another configuration, is
+                in use by another process, or cannot be written.
         """
         config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
         self.refuse_if_started(resume=resume, overwrite=overwrite)
         try:
             if overwrite and self.started():
-                self.path.rename(_free_name(self.path))
+                with self._lock(self.path / LOCK, fcntl.LOCK_EX):
+                    self.path.rename(_free_name(self.path))
             if (self.path / CONFIG).exists():
                 self._check_same(config)
             else:
                 write_json(self.path / CONFIG, config)
-            self.lines = read_lines(self.lines_path, repair=True) if self.lines_path.exists() else []
-            self._file = self.lines_path.open("a", encoding="utf-8", newline="\n")
+            # Processes with shares of one run get along; one that does all of it tolerates nobody.
+            kind = fcntl.LOCK_EX if self._shard.alone else fcntl.LOCK_SH
+            self._held.enter_context(self._lock(self.path / LOCK, kind))
+            self._file = self._held.enter_context(self._own.open("ab", buffering=0))
+            _flock(self._file, fcntl.LOCK_EX, self._own)
+            _drop_torn_line(self._own)
+            self.lines = read_folder_lines(self.path, self._stem)
         except OSError as error:
+            self.close()
+            if error.errno == errno.ENOSPC:
+                raise
             raise UserError(
                 f"output folder {str(self.path)!r} cannot be written ({error.strerror}); "
                 "give another --output_dir or free that one"
             ) from error
+        except UserError:
+            self.close()
+            raise
         return self
 
     def started(self) -> bool:
-        """Whether the folder holds results of an earlier run."""
-        return self.lines_path.exists() and self.lines_path.stat().st_size > 0
+        """Whether the folder holds results of an earlier run; processes that share this run do not count."""
+        theirs = set() if self._shard.alone else set(self.path.glob(f"{self._stem}.*of{self._shard.count}.jsonl"))
+        files = [path for path in lines_files(self.path, self._stem) if path == self._own or path not in theirs]
+        return any(path.stat().st_size > 0 for path in files)
 
     def refuse_if_started(self, *, resume: bool, overwrite: bool) -> None:
         """Stop where results lie that nobody said what to do with."""
@@ -90,54 +137,67 @@ class RunFolder:
             )
 
     def done(self) -> set[int]:
-        """Indices of the problems that have a line."""
-        return {line.index for line in self.lines}
+        """Indices of the problems that have a line; one that failed is tried again."""
+        return {line.index for line in self.lines if not line.failed}
 
     def append(self, line: ResultLine) -> None:
         """Write one line; it is handed to the operating system before this returns."""
         assert self._file is not None, "open() comes first"
-        self._file.write(_as_text(line))
-        self._file.flush()
+        content = _as_bytes(line)
+        if self._file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._own))
         self.lines.append(line)
 
-    def keep(self, wanted: Callable[[ResultLine], bool]) -> None:
-        """Forget lines, on disk too, e.g. those whose state file is missing."""
-        kept = [line for line in self.lines if wanted(line)]
-        if len(kept) < len(self.lines):
-            assert self._file is not None, "open() comes first"
-            self._file.close()
-            write_text(self.lines_path, "".join(map(_as_text, kept)))
-            self._file = self.lines_path.open("a", encoding="utf-8", newline="\n")
-            self.lines = kept
+    def forget(self, unwanted: Callable[[ResultLine], bool]) -> None:
+        """Take lines as not done, so that their problems come again; on disk the later line of an index counts."""
+        self.lines = [line for line in self.lines if not unwanted(line)]
 
     def write_logistics(self) -> None:
-        """Derive logistics.pt from the lines, replacing an older one."""
-        ordered = sorted(self.lines, key=lambda line: line.index)
+        """Derive logistics.pt from the lines of all processes, replacing an older one."""
+        ordered = sorted(read_folder_lines(self.path, self._stem), key=lambda line: line.index)
         log = {
             "results_history": [line.correct for line in ordered],
             "time_history": [line.seconds for line in ordered],
         }
         write_pt(self.path / LOGISTICS, log)
 
-    def finish(self, indices: set[int]) -> Json:
-        """Write logistics.pt and then summary.json over the problems of this run.
+    def finish(self, indices: set[int]) -> Json | None:
+        """Write logistics.pt and then summary.json, if every process has done its share.
 
         Args:
-            indices: the problems that were asked for; lines of others are of a wider, earlier run.
+            indices: the problems of the whole run; lines of others are of a wider, earlier one.
+
+        Returns:
+            The summary; None where problems are still without a line.
         """
         self.write_logistics()
-        config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        summary = summarise([line for line in self.lines if line.index in indices])
-        summary |= {"config_hash": config_hash(config)}
+        self.lines = read_folder_lines(self.path, self._stem)
+        lines = [line for line in self.lines if line.index in indices]
+        if {line.index for line in lines} != indices:
+            return None
+        summary = summarise(lines) | {"config_hash": config_hash(read_json(self.path / CONFIG))}
         write_json(self.path / SUMMARY, summary)
         return summary
+
+    def close(self) -> None:
+        """Give back the locks and the file."""
+        self._held.close()
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
+
+    def _lock(self, path: Path, kind: int) -> IO[bytes]:
+        """An open file with a lock on it, which the operating system takes back from a process that dies."""
+        file = path.open("ab")
+        try:
+            _flock(file, kind, self.path)
+        except UserError:
+            file.close()
+            raise
+        return file
 
     def _check_same(self, config: Json) -> None:
         then = read_json(self.path / CONFIG)
@@ -151,7 +211,7 @@ class RunFolder:
 
 
 def summarise(lines: Sequence[ResultLine]) -> Json:
-    """What summary.json says of a run's lines; means are per problem."""
+    """What summary.json says of a run's lines; means are per problem, and a failure is a wrong answer."""
     n = len(lines)
     tokens = sum(line.completion_tokens for line in lines)
     seconds = sum(line.seconds for line in lines)
@@ -160,6 +220,7 @@ def summarise(lines: Sequence[ResultLine]) -> Json:
         "correct": sum(line.correct for line in lines),
         "accuracy": sum(line.correct for line in lines) / n if n else None,
         "answered": sum(line.answer is not None for line in lines) / n if n else None,
+        "failures": sum(line.failed for line in lines),
         "completion_tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds if seconds else None,
@@ -176,31 +237,39 @@ def _mean_details(lines: Sequence[ResultLine]) -> Json:
     return {name: sum(values) / len(values) for name, values in present.items() if values}
 
 
-def read_lines(path: Path, *, repair: bool = False) -> list[ResultLine]:
-    """Read results.jsonl or examples.jsonl; where an index stands twice, its last line counts.
+def lines_files(folder: Path, stem: str = RESULTS) -> list[Path]:
+    """The lines files of a folder, those of several processes included."""
+    return sorted([*folder.glob(f"{stem}.jsonl"), *folder.glob(f"{stem}.*of*.jsonl")])
 
-    Args:
-        path: the file.
-        repair: cut off a last line that a killed process left unfinished; otherwise it is only passed over.
+
+def read_folder_lines(folder: Path, stem: str = RESULTS) -> list[ResultLine]:
+    """The lines of all processes, an index once; one that succeeded counts before one that failed."""
+    merged: dict[int, ResultLine] = {}
+    for path in lines_files(folder, stem):
+        for line in read_lines(path):
+            if line.index not in merged or not line.failed:
+                merged[line.index] = line
+    return list(merged.values())
+
+
+def read_lines(path: Path) -> list[ResultLine]:
+    """Read one lines file; where an index stands twice, its last line counts.
+
+    What follows the last line break was left by a killed process, or is being written: it is passed over.
 
     Raises:
-        UserError: an unreadable line that is not the last one.
+        UserError: an unreadable line.
     """
-    content = path.read_bytes()
-    whole, _, torn = content.rpartition(b"\n")
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
     lines: dict[int, ResultLine] = {}
     for number, text in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
             line = ResultLine.from_json(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
-                f"{path}, line {number}: not a results line ({error}); delete that line and use --resume"
+                f"{path}, line {number}: not a results line ({error!r}); delete that line and use --resume"
             ) from error
         lines[line.index] = line
-    if torn and repair:
-        warnings.warn(f"{path}: dropped an unfinished last line of {len(torn)} bytes", stacklevel=3)
-        with path.open("r+b") as file:
-            file.truncate(len(content) - len(torn))
     return list(lines.values())
 
 
@@ -212,16 +281,35 @@ def read_json(path: Path) -> Json:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} cannot be read as JSON ({error}); restore it or start a new run") from error
     if not isinstance(value, dict):
         raise UserError(f"{str(path)!r} holds {type(value).__name__}, not a JSON object; restore it or start a new run")
     return value
 
 
-def _as_text(line: ResultLine) -> str:
+def _as_bytes(line: ResultLine) -> bytes:
     """One line of the file, in ASCII: a model's text may hold half a surrogate pair, which UTF-8 cannot."""
-    return json.dumps(line.to_json()) + "\n"
+    return json.dumps(line.to_json()).encode("ascii") + b"\n"
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a killed process left unfinished."""
+    content = path.read_bytes()
+    torn = len(content) - (content.rfind(b"\n") + 1)
+    if torn:
+        warnings.warn(f"{path}: dropped an unfinished last line of {torn} bytes", stacklevel=4)
+        with path.open("r+b") as file:
+            file.truncate(len(content) - torn)
+
+
+def _flock(file: IO[bytes], kind: int, what: Path) -> None:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{str(what)!r} is being written by another process; wait for it, or give another --run_name"
+        ) from None
 
 
 def _free_name(path: Path) -> Path:

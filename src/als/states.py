@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from als.errors import UserError
-from als.files import PART_SUFFIX, write_bytes
+from als.files import write_bytes
 from als.generation.settings import Settings
 from als.generation.solve import solve
 from als.records import Problem, ResultLine
 from als.reward import approvals, verify
-from als.runlog import RunFolder
+from als.runlog import RunFolder, Shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from als.engines.base import Engine
 
 Label = Literal["good", "bad"]
-EXAMPLES = "examples.jsonl"
+EXAMPLES = "examples"
 STATES = "hidden_states"
 _NAME = re.compile(r"idx_(\d+)_(good|bad)\.safetensors")
 
@@ -49,9 +49,10 @@ class Example:
     """One labelled answer."""
 
     line: ResultLine
-    label: Label
-    mean_state: Tensor
-    """[L, D] float32: mean over emitting positions of the output of each block."""
+    label: Label | None
+    """None where the line is a failure."""
+    mean_state: Tensor | None
+    """[L, D] float32: mean over emitting positions of the output of each block; None for a failure."""
 
 
 def collect(engine: Engine, problems: Sequence[Problem], settings: Settings, labelling: Labelling) -> Iterator[Example]:
@@ -59,10 +60,10 @@ def collect(engine: Engine, problems: Sequence[Problem], settings: Settings, lab
     for start in range(0, len(problems), engine.batch_size):
         batch = problems[start : start + engine.batch_size]
         answered = list(solve(engine, batch, settings, capture_states=True))
-        labelled = _label([line for line, _ in answered], engine, settings, labelling)
-        for (line, label), (_, output) in zip(labelled, answered, strict=True):
-            assert output.mean_state is not None
-            yield Example(line, label, output.mean_state)
+        states = {line.index: output.mean_state for line, output in answered if output}
+        yield from (Example(line, None, None) for line, _ in answered if line.failed)
+        for line, label in _label([line for line, _ in answered if not line.failed], engine, settings, labelling):
+            yield Example(line, label, states[line.index])
 
 
 def _label(
@@ -86,20 +87,21 @@ def _labelled(line: ResultLine, good: bool, **details: object) -> tuple[ResultLi
 class StateFolder(RunFolder):
     """The folder of phase 1: a run folder whose lines come with state files."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, lines_name=EXAMPLES)
+    def __init__(self, path: Path, *, shard: Shard | None = None) -> None:
+        super().__init__(path, stem=EXAMPLES, shard=shard)
         self.states_path = path / STATES
 
     def drop_unfinished(self) -> None:
-        """Forget examples without a readable state file; what a killed process was writing goes."""
-        self.keep(lambda line: _is_whole(self._state_path(line.index, line.details["label"])))
-        for part in self.states_path.glob(f".*{PART_SUFFIX}"):
-            part.unlink()
+        """Forget examples without a readable state file."""
+        self.forget(lambda line: not line.failed and not _is_whole(self._state_path(line.index, line.details["label"])))
 
     def add(self, example: Example) -> None:
         """Write the state file, then the line; a file of the same example without a line is of a killed process."""
         from safetensors.torch import save
 
+        if example.mean_state is None or example.label is None:
+            self.append(example.line)
+            return
         other: Label = "bad" if example.label == "good" else "good"
         self._state_path(example.line.index, other).unlink(missing_ok=True)
         tensors = {"mean_state": example.mean_state.contiguous()}

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from als.errors import UserError
-from als.models import decoder_blocks, hidden_size
+from als.models import decoder_blocks, hidden_size, residual_stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,7 +130,7 @@ def steer(model: PreTrainedModel, steering: Steering, *, tally: RowTally | None 
 
     def hook(_block: torch.nn.Module, _args: Any, output: Any) -> Any:
         nonlocal vector
-        stream = output[0] if isinstance(output, tuple) else output  # [B, T, D]
+        stream = residual_stream(output)  # [B, T, D]
         vector = vector.to(stream.device)  # moves once; afterwards it is there
         last, on, cosine = steered(stream[:, -1], vector, steering, tally.gate if tally else None)  # [B, D], [B], [B]
         if tally is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
-from als.cli.pipeline import identity, load_engine, read_problems, record, run_root
+from als.cli.pipeline import exit_code, identity, load_engine, read_problems, record, run_root, shard
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
@@ -45,11 +45,12 @@ def run(config: Config) -> int:
     """Collect, and say how many answers are good and bad."""
     from als.benchmarks import find_benchmark
     from als.generation.settings import Settings
-    from als.generation.solve import prompts_for
+    from als.generation.solve import prepare
     from als.states import StateFolder
 
     problems = read_problems(config)
-    folder = StateFolder(_folder(config))
+    share = shard(config)
+    folder = StateFolder(_folder(config), shard=share)
     folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
     engine = load_engine(config)
     settings = Settings(
@@ -57,7 +58,7 @@ def run(config: Config) -> int:
         prompt_idx=config.solver_prompt_idx,
         max_new_tokens=config.max_new_tokens,
     )
-    engine.check_prompts(prompts_for(engine, problems, settings), max_new_tokens=config.max_new_tokens)
+    engine.check_prompts(prepare(engine, problems, settings).prompts, max_new_tokens=config.max_new_tokens)
     threshold = config.good_example_threshold if config.label_by == "verifiers" else None
     fields = identity(
         config,
@@ -69,12 +70,13 @@ def run(config: Config) -> int:
     )
     with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
         folder.drop_unfinished()
-        examples = _collect(config, engine, problems, folder, settings)
-        for _ in record(folder, problems, examples, title="collect_states", verbose=config.verbose):
+        own = share.share(problems)
+        examples = _collect(config, engine, own, folder, settings)
+        for _ in record(config, folder, own, examples, title="collect_states"):
             pass
-        folder.finish({problem.index for problem in problems})
+        summary = folder.finish({problem.index for problem in problems})
         print(_report(folder))
-    return 0
+    return exit_code([summary])
 
 
 def _folder(config: Config) -> Path:
@@ -97,7 +99,7 @@ def _collect(
 
 
 def _report(folder: StateFolder) -> str:
-    labels = [line.details["label"] for line in folder.lines]
+    labels = [line.details.get("label") for line in folder.lines]
     text = f"{labels.count('good')} good and {labels.count('bad')} bad answers -> {folder.states_path}"
     verdicts = [passed for line in folder.lines for passed in line.details.get("verdicts", {}).values()]
     if verdicts:

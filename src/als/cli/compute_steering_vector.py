@@ -62,7 +62,7 @@ def _metadata(config: Config, difference: MeanDifference) -> dict[str, Any]:
     import warnings
 
     from als import __version__
-    from als.runlog import CONFIG, read_json, read_lines
+    from als.runlog import CONFIG, lines_files, read_folder_lines, read_json
     from als.states import EXAMPLES
 
     folder = Path(config.states_dir).resolve().parent
@@ -75,12 +75,14 @@ def _metadata(config: Config, difference: MeanDifference) -> dict[str, Any]:
         "n_good": difference.n_good,
         "n_bad": difference.n_bad,
     }
-    if (folder / CONFIG).is_file() and (folder / EXAMPLES).is_file():
+    if (folder / CONFIG).is_file() and lines_files(folder, EXAMPLES):
         metadata |= {"collection": read_json(folder / CONFIG)}
-        metadata |= {"problem_hashes": sorted(line.problem_hash for line in read_lines(folder / EXAMPLES))}
+        lines = read_folder_lines(folder, EXAMPLES)
+        metadata |= {"problem_hashes": sorted(line.problem_hash for line in lines if not line.failed)}
     else:
         warnings.warn(
-            f"no {CONFIG} and {EXAMPLES} beside {config.states_dir!r}: the vector will not know its model and problems",
+            f"no {CONFIG} and {EXAMPLES}.jsonl beside {config.states_dir!r}: "
+            "the vector will not know its model and problems",
             stacklevel=2,
         )
     return metadata

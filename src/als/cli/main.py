@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command
-from als.cli.pipeline import identity, load_engine, read_problems, record, run_root
+from als.cli.pipeline import exit_code, identity, load_engine, read_problems, record, run_root, shard
 from als.errors import UserError
 from als.generation import MODES, STEERED_MODES
 
@@ -116,20 +116,21 @@ class Config(FolderConfig, DataConfig, ModelConfig):
 
 def run(config: Config) -> int:
     """Everything that can be wrong is looked at first; then a run for each prompt, and a table of them."""
-    from als.generation.solve import prompts_for
+    from als.generation.solve import prepare
     from als.runlog import RunFolder
     from als.stats import runs_table
     from als.vectors import load_vector
 
     problems = read_problems(config, config.fixed_subset_path)
     steered = {idx: load_vector(config.vector_path(idx)) for idx in config.prompts_to_run} if config.steers else {}
-    folders = {idx: RunFolder(run_folder(config, idx)) for idx in config.prompts_to_run}
+    share = shard(config)
+    folders = {idx: RunFolder(run_folder(config, idx), shard=share) for idx in config.prompts_to_run}
     for folder in folders.values():
         folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
     engine = load_engine(config)
     settings = {idx: _settings(config, idx, engine, steered.get(idx)) for idx in config.prompts_to_run}
     for each in settings.values():
-        engine.check_prompts(prompts_for(engine, problems, each), max_new_tokens=config.max_new_tokens)
+        engine.check_prompts(prepare(engine, problems, each).prompts, max_new_tokens=config.max_new_tokens)
     summaries = []
     for idx, folder in folders.items():
         fields = identity(
@@ -142,26 +143,28 @@ def run(config: Config) -> int:
             **(_steering_fields(config, idx, steered[idx]) if config.steers else {}),
         )
         with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
-            summary = _evaluate(config, engine, problems, folder, settings[idx])
-        summaries.append((_title(config, idx), summary))
-        print(f"results -> {folder.path}")
-    print(runs_table(summaries))
-    return 0
+            _evaluate(config, engine, share.share(problems), folder, settings[idx])
+            summary = folder.finish({problem.index for problem in problems})
+        summaries.append(summary)
+        print(f"results -> {folder.path}" if summary else f"this share is done, others are not -> {folder.path}")
+    titles = [_title(config, idx) for idx in folders]
+    if finished := [(title, summary) for title, summary in zip(titles, summaries, strict=True) if summary]:
+        print(runs_table(finished))
+    return exit_code(summaries)
 
 
 def _evaluate(
     config: Config, engine: TransformersEngine, problems: list[Problem], folder: RunFolder, settings: Settings
-) -> dict[str, Any]:
-    """Answer what has no line yet; returns the summary."""
+) -> None:
+    """Answer what has no line yet."""
     from als.generation import mode_function
 
     done = folder.done()
     todo = [problem for problem in problems if problem.index not in done]
     lines = mode_function(config.generation_mode)(engine, todo, settings)
     title = _title(config, settings.prompt_idx)
-    for line in record(folder, problems, lines, title=title, verbose=config.verbose):
+    for line in record(config, folder, problems, lines, title=title):
         folder.append(line)
-    return folder.finish({problem.index for problem in problems})
 
 
 def _settings(config: Config, prompt_idx: int, engine: TransformersEngine, vector: SteeringVector | None) -> Settings:

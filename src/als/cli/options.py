@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
+import os
+import signal
 import sys
+import threading
 import types
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from als.errors import UserError
+from als.errors import UserError, is_out_of_memory
 
 C = TypeVar("C")
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+"""What a disk, and not the program, does wrong."""
 
 
 def option(help: str, default: Any = dataclasses.MISSING, **argparse_options: Any) -> Any:
@@ -153,6 +161,9 @@ class FolderConfig:
 
     output_dir: str = option("Folder of all runs.", "./output")
     run_name: str | None = option("Name that sets this run's folder apart; otherwise told from the options.", None)
+    shard: str | None = option(
+        "i/n, from 1/n to n/n: do every n-th problem only; n such processes share one run and its folder.", None
+    )
     resume: bool = option("Go on where an interrupted run stopped.", False)
     overwrite: bool = option("Move earlier results aside, to <folder>.<n>, and start anew.", False)
     verbose: bool = option("Print every answer.", False)
@@ -163,6 +174,31 @@ class FolderConfig:
             raise UserError("--resume and --overwrite contradict each other; leave out one")
         name = self.run_name
         check(name is None or (bool(name) and "/" not in name), "run_name", name, "a name without a slash")
+        index, slash, count = (self.shard or "1/1").partition("/")
+        well_formed = bool(slash) and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)
+        check(well_formed, "shard", self.shard, "i/n with i from 1 to n, for example 3/16")
+        if self.overwrite and self.processes > 1:
+            raise UserError(
+                "--overwrite is for one process alone: of several, none knows what the others have moved aside; "
+                "move the folder aside yourself, or give --run_name"
+            )
+
+    @property
+    def process(self) -> int:
+        """Which of the processes that share the run this is, from 0: by --shard, or by what launched it."""
+        return int(self.shard.partition("/")[0]) - 1 if self.shard else int(os.environ.get("RANK", "0"))
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the run."""
+        return int(self.shard.partition("/")[2]) if self.shard else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class Terminated(BaseException):
+    """SIGTERM, made an exception so that files are closed on the way out, as with Ctrl-C."""
+
+
+HOW_TO_RESUME = "what was finished is on disk, the same command with --resume goes on from there"
 
 
 def run_command(
@@ -171,36 +207,38 @@ def run_command(
     """Parse, run, and turn what the person can put right into one sentence on stderr.
 
     Returns:
-        The exit code: 0, 2 for a UserError or exhausted memory, 130 after Ctrl-C.
+        The exit code: 0; 1 where the disk is full or read-only; 2 for a UserError or exhausted memory; 3 where
+        single problems failed; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    import warnings
-
     warnings.showwarning = _show_warning
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         return run(parse(config, argv, prog=prog, description=description))
     except UserError as error:
-        sys.stderr.write(f"{prog}: {error}\n")
-        return 2
+        return _say(prog, str(error), 2)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{prog}: interrupted; what was finished is on disk, --resume goes on from there\n")
-        return 130
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        return _say(prog, f"interrupted; {HOW_TO_RESUME}", 130)
+    except Terminated:
+        return _say(prog, f"terminated; {HOW_TO_RESUME}", 143)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
             raise
-        sys.stderr.write(
-            f"{prog}: out of memory; lower --batch_size (or --max_new_tokens), or take --dtype bfloat16. "
-            "What was finished is on disk, --resume goes on from there\n"
-        )
-        return 2
+        return _say(prog, f"cannot write {error.filename or ''}: {error.strerror}; {HOW_TO_RESUME}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "lower --batch_size (or --max_new_tokens), or take --dtype bfloat16"
+        return _say(prog, f"out of memory; {advice}; {HOW_TO_RESUME}", 2)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch.OutOfMemoryError on a GPU, MemoryError, or the plain RuntimeError of torch's CPU allocator."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
+def _say(prog: str, sentence: str, code: int) -> int:
+    sys.stderr.write(f"{prog}: {sentence}\n")
+    return code
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise Terminated
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.cli.options import DataConfig, ModelConfig
+from als.cli.options import DataConfig, FolderConfig, ModelConfig
 
 if TYPE_CHECKING:
     from als.engines.transformers_engine import TransformersEngine
     from als.records import Problem, ResultLine
-    from als.runlog import RunFolder
+    from als.runlog import RunFolder, Shard
 
 LOG_EVERY = 10.0
 """Seconds between two updates of logistics.pt, so that a running run can be plotted."""
@@ -87,20 +88,33 @@ def identity(config: Any, engine: TransformersEngine, *, prompt_idx: int, mode: 
     }
 
 
+def shard(config: FolderConfig) -> Shard:
+    """The share of the run that this process does."""
+    from als.runlog import Shard
+
+    return Shard(config.process, config.processes)
+
+
 def record(
-    folder: RunFolder, problems: list[Problem], lines: Iterable[ResultLine], *, title: str, verbose: bool
+    config: FolderConfig, folder: RunFolder, problems: list[Problem], lines: Iterable[ResultLine], *, title: str
 ) -> Iterator[ResultLine]:
     """Pass lines through to be written, under a progress bar with the running accuracy.
 
-    logistics.pt is refreshed now and then, and when the run ends for whatever reason.
+    Of processes that were launched together only the first shows a bar, that of its own share. logistics.pt is
+    refreshed now and then, and when the run ends for whatever reason.
+
+    Args:
+        problems: those of this process.
+        lines: the results to come, of the problems that have none yet.
     """
     from tqdm import tqdm
 
+    silent = config.shard is None and config.process > 0
     wanted = {problem.index for problem in problems}
     earlier = [line for line in folder.lines if line.index in wanted]
     n, correct = len(earlier), sum(line.correct for line in earlier)
     with (
-        tqdm(total=len(problems), initial=n, desc=title, unit="problem") as bar,
+        tqdm(total=len(problems), initial=n, desc=title, unit="problem", disable=silent) as bar,
         _log_kept(folder) as refresh,
     ):
         for line in lines:
@@ -109,8 +123,16 @@ def record(
             bar.set_postfix_str(f"accuracy {correct / n:.1%}", refresh=False)
             bar.update()
             refresh()
-            if verbose:
+            if config.verbose:
                 bar.write(_shown(line))
+
+
+def exit_code(summaries: Sequence[Mapping[str, Any] | None]) -> int:
+    """0, or 3 where single problems failed; a share whose run is not complete yet has no summary."""
+    failures = sum(summary["failures"] for summary in summaries if summary)
+    if failures:
+        sys.stderr.write(f"{failures} problems failed, see `error` in their lines; --resume tries them again\n")
+    return 3 if failures else 0
 
 
 @contextmanager

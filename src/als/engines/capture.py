@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from als.models import decoder_blocks
+from als.models import decoder_blocks, residual_stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +48,7 @@ def sum_states(model: PreTrainedModel, states: StateSums) -> Iterator[None]:
 
     def hook(layer: int) -> Any:
         def add(_block: torch.nn.Module, _args: Any, output: Any) -> None:
-            stream = output[0] if isinstance(output, tuple) else output  # [B, T, D]
+            stream = residual_stream(output)  # [B, T, D]
             if layer == len(states.sums):
                 states.sums.append(stream.new_zeros(states.rows, stream.shape[-1], dtype=torch.float32))
             total = states.sums[layer]

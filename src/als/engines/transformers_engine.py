@@ -203,14 +203,15 @@ class Batch:
 
     def spread(self, logits: Tensor) -> Tensor:
         """After the prompts' forward pass: one row a sample, each with the cache and the tallies of its prompt."""
-        self.cache.batch_repeat_interleave(self.samples)
-        self.mask = self.mask.repeat_interleave(self.samples, dim=0)
+        rows = torch.arange(len(self.mask), device=self.mask.device).repeat_interleave(self.samples)  # [B]
+        self.cache.reorder_cache(rows)
+        self.mask = self.mask[rows]
         self.slots = torch.arange(self.answers, device=self.slots.device)
         sums = [*([self.tally.sums] if self.tally else []), *(self.states.sums if self.states else [])]
         for total in sums:
             by_prompt = total[:-1].view(-1, self.samples, *total.shape[1:])  # [prompts, samples, ...]
             by_prompt[:, 1:] = by_prompt[:, :1]
-        return logits.repeat_interleave(self.samples, dim=0)
+        return logits[rows]
 
     def append(self, chosen: Tensor, step: int, ended: Tensor) -> None:
         """Record a step's tokens [B]; rows that ended with theirs point at the waste slot from now on."""
@@ -232,7 +233,7 @@ class Batch:
         alive = (self.slots != self.answers).nonzero()[:, 0]
         if 0 < len(alive) < len(self.slots):
             self.input_ids, self.mask, self.slots = self.input_ids[alive], self.mask[alive], self.slots[alive]
-            self.cache.batch_select_indices(alive)
+            self.cache.reorder_cache(alive)  # the one way to pick rows that every kind of cache knows
             if self.samplers is not None:
                 self.samplers.keep(alive.tolist())
         return len(alive) > 0

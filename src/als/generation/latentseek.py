@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from als.generation.solve import form_details, judge, prompts_for
+from als.generation.solve import form_details, judge, line_or_failure, prepare
 from als.prompts.solver import is_json
 from als.records import Completion, Problem, ResultLine, result_line
 from als.reward import Verdicts, reward, verify
@@ -33,7 +33,9 @@ MAX_LATENTS = 300
 
 def run(engine: TransformersEngine, problems: Sequence[Problem], settings: Settings) -> Iterator[ResultLine]:
     """Search for every problem, one after the other."""
-    for problem, prompt in zip(problems, prompts_for(engine, problems, settings), strict=True):
+    prepared = prepare(engine, problems, settings)
+    yield from prepared.failures
+    for problem, prompt in zip(prepared.problems, prepared.prompts, strict=True):
         yield Search(engine, problem, prompt, settings).run()
 
 
@@ -112,14 +114,16 @@ class Search:
         completion = Completion(
             kept.text, decoder.prompt_tokens, len(kept.tokens), "stop" if kept.stopped else "length", seconds
         )
-        return result_line(
-            self.problem,
-            self.prompt,
-            completion,
-            judge(kept.text, self.problem, self.settings),
+        details: dict[str, Any] = dict(
             **form_details(kept.text, self.settings),
             rewards=self.rewards,
             steps=len(self.rewards) - 1,
             updated_tokens=updated,
             without_verdict=sum(passed is None for verdicts in self.verdicts for passed in verdicts.values()),
         )
+
+        def make() -> ResultLine:
+            verdict = judge(kept.text, self.problem, self.settings)
+            return result_line(self.problem, self.prompt, completion, verdict, **details)
+
+        return line_or_failure(make, self.problem, self.prompt, completion)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from als.answers.judge import judge_answer
-from als.generation.solve import form_details, judge, prompts_for, steering_details
+from als.generation.solve import form_details, judge, line_or_failure, prepare, steering_details
 from als.records import Completion, Problem, ResultLine, Verdict, result_line
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ def run(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iter
     """Sample, vote, judge the winner; with settings.steering the samples are steered."""
     from als.engines.base import Sampling
 
-    prompts = prompts_for(engine, problems, settings)
+    prepared = prepare(engine, problems, settings)
+    yield from prepared.failures
     chosen = settings.self_consistency
-    seeds = [[sample_seed(settings.seed, problem, i) for i in range(chosen.samples)] for problem in problems]
+    seeds = [[sample_seed(settings.seed, problem, i) for i in range(chosen.samples)] for problem in prepared.problems]
     outputs = engine.generate(
-        prompts,
+        prepared.prompts,
         max_new_tokens=settings.max_new_tokens,
         steering=settings.steering,
         sampling=Sampling(chosen.temperature, seeds),
@@ -47,8 +49,10 @@ def run(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iter
         index, sample = divmod(position, chosen.samples)
         waiting.setdefault(index, {})[sample] = output
         if len(waiting[index]) == chosen.samples:
-            samples = waiting.pop(index)
-            yield _line(problems[index], prompts[index], [samples[i] for i in sorted(samples)], settings)
+            samples = [output for _, output in sorted(waiting.pop(index).items())]
+            problem, prompt = prepared.problems[index], prepared.prompts[index]
+            make = partial(_line, problem, prompt, samples, settings)
+            yield line_or_failure(make, problem, prompt, samples[0].completion)
 
 
 def sample_seed(seed: int, problem: Problem, sample: int) -> int:

@@ -8,12 +8,14 @@ A mode is a function of (engine, problems, settings) that yields results lines a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from als.answers.judge import judge_completion
 from als.generation.json_gate import holds_valid_object
 from als.prompts.solver import is_json, solver_messages
-from als.records import Problem, ResultLine, Verdict, result_line
+from als.records import Completion, Problem, ResultLine, Verdict, failure_line, result_line
 
 if TYPE_CHECKING:
     from als.engines.base import Engine, Gate, Output
@@ -21,17 +23,44 @@ if TYPE_CHECKING:
     from als.steering import Steering
 
 
-def prompts_for(engine: Engine, problems: Sequence[Problem], settings: Settings) -> list[str]:
-    """The exact prompt text of each problem."""
-    return [
-        engine.render(solver_messages(problem.question, benchmark=settings.benchmark, prompt_idx=settings.prompt_idx))
-        for problem in problems
-    ]
+@dataclass(frozen=True)
+class Prepared:
+    """Problems with their prompts, and the lines of those that no prompt could be made for."""
+
+    problems: list[Problem]
+    prompts: list[str]
+    failures: list[ResultLine]
+
+
+def prepare(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Prepared:
+    """Render the exact prompt text of each problem."""
+    prepared = Prepared([], [], [])
+    for problem in problems:
+        messages = solver_messages(problem.question, benchmark=settings.benchmark, prompt_idx=settings.prompt_idx)
+        prompt = engine.render(messages)
+        try:
+            prompt.encode()  # no tokenizer takes half a surrogate pair
+        except UnicodeEncodeError as error:
+            prepared.failures.append(failure_line(problem, error))
+            continue
+        prepared.problems.append(problem)
+        prepared.prompts.append(prompt)
+    return prepared
 
 
 def judge(text: str, problem: Problem, settings: Settings) -> Verdict:
     """Extract the answer of a completion and judge it."""
     return judge_completion(text, problem.gold, benchmark=settings.benchmark, prompt_idx=settings.prompt_idx)
+
+
+def line_or_failure(
+    make: Callable[[], ResultLine], problem: Problem, prompt: str, completion: Completion
+) -> ResultLine:
+    """The line that `make` returns, or that of the failure where it raises."""
+    try:
+        return make()
+    except Exception as error:  # whatever goes wrong with one answer must not end a run of thousands
+        return failure_line(problem, error, prompt=prompt, completion=completion)
 
 
 def solve(
@@ -42,23 +71,34 @@ def solve(
     steering: Steering | None = None,
     gates: Callable[[], Gate] | None = None,
     capture_states: bool = False,
-) -> Iterator[tuple[ResultLine, Output]]:
-    """Answer each problem once and judge it, in batches of the engine's size, in any order within a batch."""
-    prompts = prompts_for(engine, problems, settings)
+) -> Iterator[tuple[ResultLine, Output | None]]:
+    """Answer each problem once and judge it, in batches of the engine's size, in any order within a batch.
+
+    Yields:
+        (line, output); the output is None where the line is a failure.
+    """
+    prepared = prepare(engine, problems, settings)
+    yield from ((line, None) for line in prepared.failures)
     outputs = engine.generate(
-        prompts,
+        prepared.prompts,
         max_new_tokens=settings.max_new_tokens,
         steering=steering,
         gates=gates,
         capture_states=capture_states,
     )
     for position, output in outputs:
-        problem = problems[position]
-        verdict = judge(output.completion.text, problem, settings)
-        details = form_details(output.completion.text, settings)
-        if steering is not None:
-            details |= steering_details([output])
-        yield result_line(problem, prompts[position], output.completion, verdict, **details), output
+        problem, prompt = prepared.problems[position], prepared.prompts[position]
+        make = partial(_line, problem, prompt, output, settings, steered=steering is not None)
+        line = line_or_failure(make, problem, prompt, output.completion)
+        yield line, None if line.failed else output
+
+
+def _line(problem: Problem, prompt: str, output: Output, settings: Settings, *, steered: bool) -> ResultLine:
+    details = form_details(output.completion.text, settings)
+    if steered:
+        details |= steering_details([output])
+    verdict = judge(output.completion.text, problem, settings)
+    return result_line(problem, prompt, output.completion, verdict, **details)
 
 
 def form_details(text: str, settings: Settings) -> dict[str, Any]:
