@@ -23,7 +23,11 @@ def gguf_path() -> Path:
 def main() -> int:
     """Convert once; say nothing when there is nothing to do."""
     if not (FOLDER / "config.json").is_file():
+        from transformers import logging
+
         from als.models import convert_gguf
+
+        logging.disable_progress_bar()
 
         print(f"converting {gguf_path().name} to {FOLDER}", file=sys.stderr)
         FOLDER.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Print finished runs as one table.
 
-    python scripts/show_runs.py output/<model>-<dataset>/greedy_cot_eval/prompt_0 ...
+python scripts/show_runs.py output/<model>-<dataset>/greedy_cot_eval/prompt_0 ...
 """
 
 import argparse

@@ -11,7 +11,7 @@ answers at random instead of never.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ WEIGHTS = {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}
 Verdicts = dict[str, bool | None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Judge:
-    """Asks the model itself; `boxed` makes an answer without a box lose 2 more of 6."""
+    """Asks the model itself; `boxed` makes an answer without a box lose 2 more of 6. A text is asked about once."""
 
     model: Any
     tokenizer: Any
@@ -33,9 +33,15 @@ class Judge:
     eos: Sequence[int]
     max_new_tokens: int
     boxed: bool = False
+    asked: dict[str, Verdicts] = field(default_factory=dict)
 
     def verdicts(self, text: str) -> Verdicts:
         """One check after the other."""
+        if text not in self.asked:
+            self.asked[text] = self._ask(text)
+        return self.asked[text]
+
+    def _ask(self, text: str) -> Verdicts:
         found = {}
         for check in WEIGHTS:
             messages = verifier_messages(check, question=self.question, completion=text)

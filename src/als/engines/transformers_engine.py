@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -69,16 +70,36 @@ class TransformersEngine:
         ids = self.encode(prompts)
         self._check_context(ids, max_new_tokens)
         samples = sampling.samples if sampling else 1
-        at_once = max(1, self.batch_size // samples)
-        for start in range(0, len(prompts), at_once):
-            batch = Batch.start(*self.pad(ids[start : start + at_once]), max_new_tokens, samples=samples)
+        start = 0
+        while start < len(prompts):
+            here = slice(start, start + max(1, self.batch_size // samples))
+            batch = Batch.start(*self.pad(ids[here]), max_new_tokens, samples=samples)
             if gates is not None:
                 batch.readers = [(gates(), TokenTextStream(self.tokenizer)) for _ in range(batch.answers)]
             if sampling is not None:
-                seeds = [seed for row in sampling.seeds[start : start + at_once] for seed in row]
+                seeds = [seed for row in sampling.seeds[here] for seed in row]
                 batch.samplers = RowSamplers(seeds, sampling.temperature, self.model.device)
-            lengths = [len(row) for row in ids[start : start + at_once] for _ in range(samples)]
-            yield from enumerate(self._run(batch, lengths, steering, capture_states), start * samples)
+            lengths = [len(row) for row in ids[here] for _ in range(samples)]
+            try:
+                outputs = self._run(batch, lengths, steering, capture_states)
+            except torch.OutOfMemoryError:
+                if len(ids[here]) == 1:
+                    raise
+                outputs = None
+            if outputs is None:  # outside the except block, whose exception keeps the tensors alive
+                self._halve_batch(len(ids[here]) * samples)
+                continue
+            yield from enumerate(outputs, start * samples)
+            start += len(ids[here])
+
+    def _halve_batch(self, tried: int) -> None:
+        """Go on with smaller batches where the GPU's memory did not do for one."""
+        self.batch_size = tried // 2
+        torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory with {tried} answers in flight: --batch_size is {self.batch_size} from here on",
+            stacklevel=3,
+        )
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""

@@ -1,0 +1,312 @@
+"""What goes wrong on shared machines, done to the real commands as processes of their own on the real model.
+
+Killed at random instants, told to stop, out of disk, two at once, a torn line, another configuration, several
+processes: no finished example is lost, none is counted twice, and the end is that of an uninterrupted run.
+ALS_KILLS sets how often each command is killed (scripts/soak.sh does so), ALS_SEED at which instants.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from als.runlog import read_folder_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+KILLS = int(os.environ.get("ALS_KILLS", "10"))
+SEED = int(os.environ.get("ALS_SEED", "0"))
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+MODEL = "SmolLM2-135M-Instruct"
+N = 12
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def options(smollm2_path) -> list[str]:
+    model = ["--model_name_or_path", str(smollm2_path), "--dtype", "float32", "--device", "cpu"]
+    return [*model, "--dataset", "arithmetic", "--end_data_idx", str(N), "--batch_size", "2", "--max_new_tokens", "6"]
+
+
+@pytest.fixture(scope="module")
+def vector(tmp_path_factory) -> Path:
+    import torch
+
+    path = tmp_path_factory.mktemp("vectors") / "v.pt"
+    generator = torch.Generator().manual_seed(0)
+    torch.save({"vector": torch.randn(30, 576, generator=generator), "metadata": {}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def commands(options, vector) -> dict[str, list[str]]:
+    """The command lines under test; --output_dir is still to come."""
+    evaluate = ["main", *options, "--prompts_to_run", "0"]
+    steer = ["--vector_name_template", str(vector), "--alpha_scale", "residual"]
+    return {
+        "collect_states": ["collect_states", *options, "--label_by", "answer"],
+        "als": [*evaluate, "--generation_mode", "als", *steer],
+        "latentseek": [*evaluate, "--generation_mode", "latentseek", "--k", "0.5", "--max_num_steps", "1"],
+        "greedy_cot": [*evaluate, "--generation_mode", "greedy_cot"],
+    }
+
+
+def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    name, *arguments = command
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "src" / f"{name}.py"), *arguments, "--output_dir", str(output), *more],
+        env=ONE_THREAD,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    """What a process printed, once it has ended with this exit code."""
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == code, err
+    return out, err
+
+
+def folder(output: Path) -> Path:
+    """The one folder with a configuration below an output folder."""
+    (config,) = output.glob("**/config.json")
+    return config.parent
+
+
+def lines(output: Path) -> list[dict[str, object]]:
+    """Every results line but for what the clock put in, in the order of the data set."""
+    path = folder(output)
+    stem = "examples" if "state_collection" in str(path) else "results"
+    read = [line.to_json() | {"seconds": 0} for line in read_folder_lines(path, stem)]
+    return sorted(read, key=lambda line: int(str(line["index"])))
+
+
+def states(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.glob("**/*.safetensors")}
+
+
+def wait_for_lines(output: Path, n: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has written its first lines."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None:
+        written = [path.read_bytes().count(b"\n") for path in output.glob("**/*.jsonl")]
+        if sum(written) >= n:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {n} lines came: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(commands, tmp_path_factory):
+    """mode -> (output folder of a run that nothing disturbed, its seconds)."""
+    done: dict[str, tuple[Path, float]] = {}
+
+    def run(mode: str) -> tuple[Path, float]:
+        if mode not in done:
+            output = tmp_path_factory.mktemp(f"straight_{mode}")
+            started = time.monotonic()
+            finish(start(commands[mode], output))
+            done[mode] = output, time.monotonic() - started
+        return done[mode]
+
+    return run
+
+
+@pytest.mark.timeout(60 + 40 * KILLS)
+@pytest.mark.parametrize("mode", ["collect_states", "als", "latentseek"])
+def test_killed_at_random_instants(mode, commands, uninterrupted, tmp_path) -> None:
+    straight, seconds = uninterrupted(mode)
+    instants = random.Random(f"{SEED} {mode}")
+    output, kills = tmp_path / "0", 0
+    while kills < KILLS:
+        process = start(commands[mode], output, "--resume")
+        try:
+            process.wait(instants.uniform(0.3, 1.1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:  # it got through: what it left is whole, and the kills that are left hit a new run
+            finish(process)
+            assert lines(output) == lines(straight)
+            output = tmp_path / str(kills)
+    finish(start(commands[mode], output, "--resume"))
+    assert [line["index"] for line in lines(output)] == list(range(N))
+    assert lines(output) == lines(straight)
+    assert states(output) == states(straight)
+    assert json.loads((folder(output) / "summary.json").read_text())["n"] == N
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_stops_cleanly_and_says_how_to_resume(sent, code, word, commands, uninterrupted, tmp_path) -> None:
+    process = start(commands["als"], tmp_path)
+    wait_for_lines(tmp_path, 2, process)
+    process.send_signal(sent)
+    _, err = finish(process, code)
+    assert word in err.splitlines()[-1]
+    assert "--resume" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not (folder(tmp_path) / "summary.json").exists()
+    assert (folder(tmp_path) / "logistics.pt").exists()
+    finish(start(commands["als"], tmp_path, "--resume"))
+    assert lines(tmp_path) == lines(uninterrupted("als")[0])
+
+
+def test_two_writers(commands, uninterrupted, tmp_path) -> None:
+    first = start(commands["latentseek"], tmp_path)
+    wait_for_lines(tmp_path, 1, first)
+    started = time.monotonic()
+    _, err = finish(start(commands["latentseek"], tmp_path, "--resume"), 2)
+    assert "another process" in err
+    assert time.monotonic() - started < 60
+    finish(first)
+    assert lines(tmp_path) == lines(uninterrupted("latentseek")[0])
+
+
+def test_a_torn_line_a_lost_log_and_a_torn_state_are_made_again(commands, uninterrupted, tmp_path) -> None:
+    straight, _ = uninterrupted("collect_states")
+    process = start(commands["collect_states"], tmp_path)
+    wait_for_lines(tmp_path, 6, process)
+    process.kill()
+    process.communicate()
+    examples = folder(tmp_path) / "examples.jsonl"
+    examples.write_bytes(examples.read_bytes()[:-20])
+    state = next(iter(sorted(tmp_path.glob("**/*.safetensors"))))
+    state.write_bytes(state.read_bytes()[:1000])
+    (folder(tmp_path) / "logistics.pt").write_bytes(b"torn")
+    _, err = finish(start(commands["collect_states"], tmp_path, "--resume"))
+    assert "unfinished last line" in err
+    assert lines(tmp_path) == lines(straight)
+    assert states(tmp_path) == states(straight)
+
+
+def test_another_configuration_is_refused_and_nothing_is_lost(commands, uninterrupted) -> None:
+    straight, _ = uninterrupted("als")
+    before = {path: path.read_bytes() for path in straight.glob("**/*") if path.is_file()}
+    changed = [*commands["als"], "--seed", "7", "--max_new_tokens", "5"]
+    _, err = finish(start(changed, straight, "--resume"), 2)
+    assert "max_new_tokens: then 6, now 5; seed: then 42, now 7" in err
+    assert {path: path.read_bytes() for path in straight.glob("**/*") if path.is_file()} == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk(commands, small_disk, uninterrupted) -> None:
+    """Each state file takes 70 kB: the third does not fit."""
+    _, err = finish(start(commands["collect_states"], small_disk), 1)
+    assert "No space left" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    written = lines(small_disk)
+    assert written
+    assert written == lines(uninterrupted("collect_states")[0])[: len(written)]
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    finish(start(commands["collect_states"], small_disk, "--resume"))
+    assert lines(small_disk) == lines(uninterrupted("collect_states")[0])
+    assert states(small_disk) == states(uninterrupted("collect_states")[0])
+
+
+def test_a_disk_that_becomes_read_only(commands, small_disk) -> None:
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    process = start(commands["collect_states"], small_disk)
+    wait_for_lines(small_disk, 2, process)
+    # A writer holds a file open, so the kernel refuses to remount; a bind on top would not reach it either.
+    refused = subprocess.run(["mount", "-o", "remount,ro", small_disk], capture_output=True).returncode
+    process.kill()
+    process.communicate()
+    assert refused
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    _, err = finish(start(commands["collect_states"], small_disk, "--resume"), 2)
+    assert "cannot be written" in err
+    assert len(lines(small_disk)) >= 2
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+
+
+def test_a_problem_that_fails_is_recorded_and_the_run_goes_on(options, tmp_path) -> None:
+    """Half a surrogate pair in a question: no tokenizer takes it."""
+    rows = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
+    rows[1]["question"] = "What is \ud83d + 1?"
+    (tmp_path / "arithmetic").mkdir()
+    (tmp_path / "arithmetic" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = ["--generation_mode", "greedy_cot", "--prompts_to_run", "0"]
+    command = ["main", *options, *more, "--dataset", str(tmp_path / "arithmetic")]
+    out, err = finish(start(command, tmp_path / "out"), 3)
+    assert "1 problems failed" in err
+    written = lines(tmp_path / "out")
+    assert [line["index"] for line in written] == [0, 1, 2]
+    assert "UnicodeEncodeError" in str(written[1]["error"])
+    assert "error" not in written[0]
+    assert json.loads((folder(tmp_path / "out") / "summary.json").read_text())["failures"] == 1
+    assert "| 3 |" in " ".join(out.split())
+
+
+def test_shards_share_a_run_whenever_they_start(commands, uninterrupted, tmp_path) -> None:
+    straight, _ = uninterrupted("als")
+    first = start(commands["als"], tmp_path, "--shard", "2/3")
+    wait_for_lines(tmp_path, 1, first)
+    second = start(commands["als"], tmp_path, "--shard", "3/3")
+    assert "others are not" in finish(first)[0]
+    assert "others are not" in finish(second)[0]
+    assert not (folder(tmp_path) / "summary.json").exists()
+    out, _ = finish(start(commands["als"], tmp_path, "--shard", "1/3"))
+    assert "accuracy" in out
+    assert lines(tmp_path) == lines(straight)
+    assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
+
+
+LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+
+
+@pytest.mark.parametrize("mode", ["greedy_cot", "collect_states"])
+def test_launched_processes_give_the_results_of_one(mode, commands, uninterrupted, tmp_path) -> None:
+    straight, _ = uninterrupted(mode)
+    finish(start(commands[mode], tmp_path, launcher=LAUNCH))
+    assert lines(tmp_path) == lines(straight)
+    assert states(tmp_path) == states(straight)
+    assert len(list(folder(tmp_path).glob("*.?of2.jsonl"))) == 2
+    assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
+
+
+def test_a_run_of_two_processes_is_resumed_by_one(commands, uninterrupted, tmp_path) -> None:
+    process = start(commands["greedy_cot"], tmp_path, launcher=LAUNCH)
+    wait_for_lines(tmp_path, 2, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    finish(start(commands["greedy_cot"], tmp_path, "--resume"))
+    assert lines(tmp_path) == lines(uninterrupted("greedy_cot")[0])
+
+
+def test_a_dead_rank_ends_the_run(commands, uninterrupted, tmp_path) -> None:
+    command = [*commands["latentseek"], "--end_data_idx", "200"]
+    process = start(command, tmp_path, launcher=LAUNCH)
+    wait_for_lines(tmp_path, 2, process)
+    listed = subprocess.run(["pgrep", "-f", f"main.py.*{tmp_path}"], capture_output=True, text=True).stdout.split()
+    ranks = [int(pid) for pid in listed if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    os.kill(ranks[0], signal.SIGKILL)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=100)
+    assert process.returncode not in (0, None)
+    assert time.monotonic() - started < 60
+    assert "SIGKILL" in err or "-9" in err
