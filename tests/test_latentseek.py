@@ -139,7 +139,7 @@ def test_smollm2_is_the_oracles(smollm2):
         "<|im_start|>user\nRepeat: The answer is 42.<|im_end|>\n<|im_start|>assistant\n",
     )
     seek = LatentSeekSettings(lr=1.0, k=0.7, max_num_steps=1, reward_threshold=0.0, boxed_rule=False)
-    settings = Settings(benchmark="arithmetic", max_new_tokens=17, latentseek=seek)
+    settings = Settings(benchmark="arithmetic", max_new_tokens=13, latentseek=seek)
     done = Search(TransformersEngine(model, tokenizer, batch_size=4), Problem(0, question, "42"), prompt, settings)
     line = done.run()
     one_by_one = TransformersEngine(model, tokenizer, batch_size=1)
@@ -149,13 +149,13 @@ def test_smollm2_is_the_oracles(smollm2):
         lost = 0
         for check, weight in {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}.items():
             asked = one_by_one.render(verifier_messages(check, question=question, completion=text))
-            [(_, output)] = one_by_one.generate([asked], max_new_tokens=17)
+            [(_, output)] = one_by_one.generate([asked], max_new_tokens=13)
             verdicts.append(read_verdict(output.completion.text))
             lost += weight * (verdicts[-1] is not True)
         return -lost / 6
 
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    options = oracle_options(seek) | {"eos": [tokenizer.eos_token_id], "max_new_tokens": 17}
+    options = oracle_options(seek) | {"eos": [tokenizer.eos_token_id], "max_new_tokens": 13}
     found = search(model, tokenizer, ids, reward, **options)
     assert tokens(done) == found.tokens
     assert done.rewards == pytest.approx(found.rewards)
@@ -246,8 +246,8 @@ def test_at_most_three_hundred_parameters(model, tokenizer):
     assert chosen[:300] != second[:300]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2_capped"])
-def test_keeping_the_best_text(ours, theirs, name):
+def test_keeping_the_best_text(ours, theirs):
+    name = "llama"
     seek = replace(SEEK, reward_threshold=1.0)
     differ = 0
     for prompt in PROMPTS:
@@ -293,7 +293,7 @@ def test_clipped_gradients_are_the_oracles(ours, theirs, name):
 def test_soft_capping_is_in_the_gradient(ours, theirs):
     """What the capped model finds is not what it would find without the cap."""
     unlike = []
-    for prompt in PROMPTS[:2]:
+    for prompt in PROMPTS[:1]:
         done, _ = ours("gemma2_capped", prompt)
         uncapped, _ = theirs("gemma2_capped", prompt, capped=False)
         unlike.append(tokens(done) != uncapped.tokens)
@@ -454,11 +454,6 @@ def test_parameters_of_bfloat16_models_are_float32(low, tokenizer, prompt):
 
 
 # --- What it costs, and the command.
-
-
-def test_the_model_gets_no_gradients(model, ours):
-    ours("llama_tied", PROMPTS[1])
-    assert [name for name, weight in model("llama_tied").named_parameters() if weight.grad is not None] == []
 
 
 def count_fed(model: Any) -> tuple[list[int], Any]:

@@ -118,8 +118,8 @@ def test_verdicts_are_not_read_from_the_prompt(judging, tiny_tokenizer):
 
 # --- The real model.
 
-QUESTIONS = [("What is 6 * 7?", "42"), ("What is 2 + 3?", "The answer is 42.")]
-SMOLLM2_NEW = 17
+QUESTIONS = [("What is 6 * 7?", "42"), ("6 * 7 = ?", "42")]
+SMOLLM2_NEW = 13
 
 
 def test_smollm2_says_the_same_alone_and_together(smollm2):

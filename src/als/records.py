@@ -5,6 +5,7 @@ Plain frozen dataclasses of text and numbers. They know no model, no tensor and 
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -98,12 +99,32 @@ class ResultLine:
 
         Raises:
             KeyError: a field is missing.
+            TypeError: a field holds another kind of value.
         """
         names = [f.name for f in fields(cls) if f.name != "details"]
+        for name in names:
+            _check_type(name, line[name])
         return cls(
             **{name: line[name] for name in names},
             details={key: value for key, value in line.items() if key not in names},
         )
+
+
+_INTEGERS = ("index", "prompt_tokens", "completion_tokens")
+
+
+def _check_type(name: str, value: object) -> None:
+    """A results line's field: text, but for these."""
+    if name in _INTEGERS:
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    elif name == "correct":
+        fits = isinstance(value, bool)
+    elif name == "seconds":
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    else:
+        fits = isinstance(value, str) or (name == "answer" and value is None)
+    if not fits:
+        raise TypeError(f"{name} is {value!r}")
 
 
 def result_line(problem: Problem, prompt: str, completion: Completion, verdict: Verdict, **details: Any) -> ResultLine:

@@ -93,7 +93,7 @@ class StateFolder(RunFolder):
 
     def drop_unfinished(self) -> None:
         """Forget examples without a readable state file."""
-        self.forget(lambda line: not line.failed and not _is_whole(self._state_path(line.index, line.details["label"])))
+        self.forget(lambda line: not line.failed and not _is_whole(self._state_path(line.index, _label_of(line))))
 
     def add(self, example: Example) -> None:
         """Write the state file, then the line; a file of the same example without a line is of a killed process."""
@@ -165,6 +165,10 @@ def read_states(states_dir: Path) -> Iterator[tuple[Label, Tensor]]:
                 "one folder holds the states of one model"
             )
         yield label, state
+
+
+def _label_of(line: ResultLine) -> str:
+    return str(line.details.get("label"))
 
 
 def _is_whole(path: Path) -> bool:

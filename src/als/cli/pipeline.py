@@ -111,7 +111,7 @@ def record(
 
     silent = config.shard is None and config.process > 0
     wanted = {problem.index for problem in problems}
-    earlier = [line for line in folder.lines if line.index in wanted]
+    earlier = [line for line in folder.lines if line.index in wanted and not line.failed]
     n, correct = len(earlier), sum(line.correct for line in earlier)
     with (
         tqdm(total=len(problems), initial=n, desc=title, unit="problem", disable=silent) as bar,
