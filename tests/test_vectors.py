@@ -82,6 +82,15 @@ def test_a_bad_state_file_is_named(tmp_path: Path, tensors: dict[str, torch.Tens
         list(read_states(folder))
 
 
+def test_a_bad_state_file_is_left_out_when_asked_for(tmp_path: Path) -> None:
+    states = some_states()
+    folder = write_states(tmp_path / "states", states)
+    save_file({"mean_state": torch.zeros(LAYERS, HIDDEN + 1)}, folder / "idx_5_good.safetensors")
+    with pytest.warns(UserWarning, match="left out.*idx_5_good"):
+        read = list(read_states(folder, skip_bad=True))
+    assert len(read) == len(states) - 1
+
+
 def test_a_truncated_state_file_is_named(tmp_path: Path) -> None:
     folder = write_states(tmp_path / "states", some_states())
     whole = (folder / "idx_4_good.safetensors").read_bytes()

@@ -32,10 +32,12 @@ def load_model(
     device: str = "auto",
     device_map: str | None = None,
     attn_implementation: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a decoder-only language model, ready to generate in left-padded batches.
 
-    Weights are read from safetensors or GGUF only, never from a pickle, and no code of the repository is run.
+    Weights are read from safetensors or GGUF, and no code of the repository is run, unless asked for.
 
     Args:
         name_or_path: hub id, local folder, or .gguf file.
@@ -43,14 +45,16 @@ def load_model(
         device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
         device_map: handed to transformers; `auto` lets accelerate spread the blocks over the GPUs.
         attn_implementation: handed to transformers, e.g. `sdpa` or `eager`.
+        allow_pickle: also read weights from pytorch_model.bin, which can run code as it is read.
+        trust_remote_code: run the modelling code that comes with the model.
 
     Raises:
         UserError: nothing loadable at that name, a device that is not there, no chat template.
     """
     place = resolve_device(device)
-    source = _source(name_or_path)
+    source = _source(name_or_path) | {"trust_remote_code": trust_remote_code}
     tokenizer = _load_tokenizer(name_or_path, source)
-    options: dict[str, Any] = {"dtype": resolve_dtype(dtype, place), "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": resolve_dtype(dtype, place), "use_safetensors": None if allow_pickle else True}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     if device_map:

@@ -10,6 +10,7 @@ An example is finished when its state file and its line are both on disk; the li
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from als.generation.settings import Settings
 from als.generation.solve import solve
 from als.records import Problem, ResultLine
 from als.reward import approvals, verify
-from als.runlog import RunFolder, Shard
+from als.runlog import RunFolder, Shard, lines_files, read_folder_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,8 +119,12 @@ def state_files(states_dir: Path) -> list[tuple[int, Label, Path]]:
     return sorted((int(match[1]), match[2], path) for match, path in found)  # type: ignore[misc]
 
 
-def read_state(path: Path) -> Tensor:
+def read_state(path: Path, *, shape: list[int] | None = None) -> Tensor:
     """The mean state [L, D] float32 of one file.
+
+    Args:
+        path: the file.
+        shape: what its shape has to be, where that is known.
 
     Raises:
         UserError: not a state file: unreadable, another shape or dtype, NaN or infinite.
@@ -137,11 +142,23 @@ def read_state(path: Path) -> Tensor:
             f"state file {str(path)!r} holds {list(state.shape)} {state.dtype}, or values that are not finite; "
             "expected a finite float32 mean_state of [layers, hidden]; collect it again with --resume"
         )
+    if shape is not None and list(state.shape) != shape:
+        raise UserError(
+            f"state file {str(path)!r} has shape {list(state.shape)}, the files before it {shape}; "
+            "one folder holds the states of one model"
+        )
     return state
 
 
-def read_states(states_dir: Path) -> Iterator[tuple[Label, Tensor]]:
+def read_states(states_dir: Path, *, skip_bad: bool = False) -> Iterator[tuple[Label, Tensor]]:
     """Stream the labelled mean states of a hidden_states folder, one in memory at a time.
+
+    Where the folder's examples.jsonl is there, a state file without a line is passed over: the process that
+    wrote it was killed before its example was finished.
+
+    Args:
+        states_dir: the folder.
+        skip_bad: name a bad file in a warning and leave it out, instead of stopping.
 
     Raises:
         UserError: no such folder, no state file of either label, a bad file, or files of unequal shape.
@@ -149,21 +166,25 @@ def read_states(states_dir: Path) -> Iterator[tuple[Label, Tensor]]:
     if not states_dir.is_dir():
         raise UserError(f"--states_dir {str(states_dir)!r} does not exist; collect_states makes it")
     files = state_files(states_dir)
+    if lines_files(states_dir.resolve().parent, EXAMPLES):
+        finished = {line.index for line in read_folder_lines(states_dir.resolve().parent, EXAMPLES)}
+        files = [file for file in files if file[0] in finished]
     for label in ("good", "bad"):
         if not any(found == label for _, found, _ in files):
             raise UserError(
                 f"--states_dir {str(states_dir)!r} holds {len(files)} states and none of them is labelled {label}; "
                 "both labels are needed: collect more examples, or label with another --good_example_threshold"
             )
-    shape = None
+    shape: list[int] | None = None
     for _, label, path in files:
-        state = read_state(path)
-        shape = shape or state.shape
-        if state.shape != shape:
-            raise UserError(
-                f"state file {str(path)!r} has shape {list(state.shape)}, the files before it {list(shape)}; "
-                "one folder holds the states of one model"
-            )
+        try:
+            state = read_state(path, shape=shape)
+        except UserError as error:
+            if not skip_bad:
+                raise UserError(f"{error}, or leave it out with --skip_bad") from error
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
+        shape = list(state.shape)
         yield label, state
 
 

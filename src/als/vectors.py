@@ -83,6 +83,9 @@ def mean_difference(
         averaging_method: `mean`, or `ema`: an exponential moving average in the order of `states`, which
             begins with the first state and gives each further one the weight 1 - ema_beta.
         ema_beta: weight of the past, between 0 and 1.
+
+    Raises:
+        UserError: a label has no state.
     """
     averages = {label: _Average(averaging_method, ema_beta) for label in ("good", "bad")}
     norms = _Average("mean", 0.0)
@@ -90,9 +93,8 @@ def mean_difference(
         averages[label].add(state)
         norms.add(state.norm(dim=-1))  # [L]
     good, bad = averages["good"], averages["bad"]
-    assert good.value is not None, "no good states"
-    assert bad.value is not None, "no bad states"
-    assert norms.value is not None, "no states"
+    if good.value is None or bad.value is None or norms.value is None:
+        raise UserError(f"{good.count} good and {bad.count} bad states: both labels are needed; collect more examples")
     return MeanDifference((good.value - bad.value).float(), good.count, bad.count, norms.value.float())
 
 

@@ -29,6 +29,7 @@ class Config:
         choices=("mean", "ema"),
     )
     ema_beta: float = option("Weight of the past in the moving average.", 0.9)
+    skip_bad: bool = option("Leave bad state files out, naming each, instead of stopping.", False)
     overwrite: bool = option("Replace an existing vector file.", False)
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ def run(config: Config) -> int:
     check_vector_name(output)
     if output.exists() and not config.overwrite:
         raise UserError(f"--output_file {str(output)!r} exists; give another name, or --overwrite to replace it")
-    states = read_states(Path(config.states_dir))
+    states = read_states(Path(config.states_dir), skip_bad=config.skip_bad)
     difference = mean_difference(states, averaging_method=config.averaging_method, ema_beta=config.ema_beta)  # type: ignore[arg-type]
     metadata = _metadata(config, difference)
     try:

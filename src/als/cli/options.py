@@ -142,6 +142,8 @@ class ModelConfig:
     device: str = option("auto, cpu, cuda, or cuda:<number>.", "auto")
     device_map: str | None = option("auto spreads the model over all GPUs (accelerate).", None)
     attn_implementation: str | None = option("Attention of transformers: sdpa, eager, flash_attention_2.", None)
+    allow_pickle: bool = option("Also read weights from pytorch_model.bin, which can run code as it is read.", False)
+    trust_remote_code: bool = option("Run the modelling code that comes with the model.", False)
     batch_size: int = option("Problems in flight together.", 32)
     max_new_tokens: int = option("Generated tokens an answer may have.", 1024)
     seed: int = option("Seed of everything that is drawn.", 42)

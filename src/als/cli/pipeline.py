@@ -52,6 +52,8 @@ def load_engine(config: ModelConfig) -> TransformersEngine:
         device=config.device,
         device_map=config.device_map,
         attn_implementation=config.attn_implementation,
+        allow_pickle=config.allow_pickle,
+        trust_remote_code=config.trust_remote_code,
     )
     return TransformersEngine(model, tokenizer, batch_size=config.batch_size)
 
