@@ -4,6 +4,8 @@
 # again: a stamp in the environment remembers the files that say what to install.
 
 set -euo pipefail
+# Threads that wait sleep instead of spinning: twice as fast where anything else runs on the same cores.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [ -n "${VIRTUAL_ENV:-}" ]; then

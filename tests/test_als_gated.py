@@ -117,7 +117,7 @@ SMOLLM2_PROMPTS = [
     'Q: 7-2\nA: {"thought process" "7-2 is 5", "final answer" "5"}\nQ: 9-1\nA:',
     "Q: 7-2\nA: It is 5.\nQ: 9-1\nA:",
 ]
-NEW = 24
+NEW = 20
 
 
 SMOLLM2_STEERING = Steering(

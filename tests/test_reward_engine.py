@@ -118,7 +118,7 @@ def test_verdicts_are_not_read_from_the_prompt(judging, tiny_tokenizer):
 
 # --- The real model.
 
-QUESTIONS = [("What is 6 * 7?", "42"), ("6 * 7 = ?", "42")]
+QUESTIONS = [("What is 6 * 7?", "The answer is 42.")]
 SMOLLM2_NEW = 13
 
 
