@@ -188,3 +188,15 @@ def randomise(model: Any) -> None:
                 parameter.normal_(std=1.5 * parameter.shape[-1] ** -0.5)
             else:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_model):
+    """A tiny model with several end tokens, so that rows leave the batch at different times."""
+    import copy
+
+    from oracle import ENDS
+
+    model = copy.deepcopy(tiny_model("llama"))
+    model.generation_config.eos_token_id = ENDS
+    return model

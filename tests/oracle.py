@@ -17,6 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+TINY_PROMPTS = [
+    "w3 w9 w27",
+    "w4 w5 w6 w70 w8 w9 w10",
+    "w90",
+    "w90 w1 w2 w3 w4 w5 w6 w7 w30 w31 w32",
+    "w11 w80 w12 w81 w13",
+    "w60 w61",
+    "w8 w7 w6 w5 w4 w3",
+    "w44 w45 w46 w47",
+]
+"""Prompts of unequal length for the tiny models of conftest, whose words are w1, w2, ..."""
+ENDS = [0, 17, 29, 41, 73, 88]
+"""Several end tokens, so that answers of a tiny model end at different lengths."""
+
 
 @dataclass(frozen=True)
 class Formula:

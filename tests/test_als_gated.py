@@ -9,7 +9,6 @@ expected text and share below is worked out by hand, and steering at a wrong pla
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from als.generation.json_gate import JsonGate
 from als.generation.settings import Settings
 from als.records import Problem
 from als.steering import Steering
+from oracle import ENDS, TINY_PROMPTS
 
 MARK = "qzq"
 
@@ -215,24 +215,7 @@ class LastDigitGate:
         return digits[-1] in "13579" if digits else self.at_first
 
 
-TINY_PROMPTS = [
-    "w3 w9 w27",
-    "w4 w5 w6 w70 w8 w9 w10",
-    "w90",
-    "w90 w1 w2 w3 w4 w5 w6 w7 w30 w31 w32",
-    "w11 w80 w12 w81 w13",
-    "w60 w61",
-    "w8 w7 w6 w5 w4 w3",
-]
-ENDS = [0, 17, 29, 41, 73, 88]
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_model):
-    """With several end tokens, so that rows leave the batch at different times."""
-    model = copy.deepcopy(tiny_model("llama"))
-    model.generation_config.eos_token_id = ENDS
-    return model
+FEW_PROMPTS = TINY_PROMPTS[:7]
 
 
 @pytest.mark.parametrize("at_first", [True, False])
@@ -249,11 +232,11 @@ def test_every_row_has_a_gate_of_its_own(llama, tiny_tokenizer, batch_size, tau,
 
     engine = TransformersEngine(llama, tiny_tokenizer, batch_size=batch_size)
     outputs = in_order(
-        engine.generate(TINY_PROMPTS, max_new_tokens=20, steering=steering, gates=lambda: LastDigitGate(at_first))
+        engine.generate(FEW_PROMPTS, max_new_tokens=20, steering=steering, gates=lambda: LastDigitGate(at_first))
     )
     expected = [
         gated_oracle(llama, tiny_tokenizer, prompt, steering=steering, may_steer=may_steer, max_new_tokens=20, eos=ENDS)
-        for prompt in TINY_PROMPTS
+        for prompt in FEW_PROMPTS
     ]
     for output, (tokens, _, steered) in zip(outputs, expected, strict=True):
         assert output.completion.text == tiny_tokenizer.decode(tokens, skip_special_tokens=True)
@@ -270,8 +253,8 @@ def test_a_gate_that_is_never_open_is_no_steering(llama, tiny_tokenizer):
 
     engine = TransformersEngine(llama, tiny_tokenizer, batch_size=3)
     steering = Steering(torch.ones(32), alpha=50.0, similarity_threshold=None)
-    closed = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=8, steering=steering, gates=lambda: Closed(False)))
-    plain = in_order(engine.generate(TINY_PROMPTS, max_new_tokens=8))
+    closed = in_order(engine.generate(FEW_PROMPTS, max_new_tokens=8, steering=steering, gates=lambda: Closed(False)))
+    plain = in_order(engine.generate(FEW_PROMPTS, max_new_tokens=8))
     assert [output.completion.text for output in closed] == [output.completion.text for output in plain]
     assert {output.steered_fraction for output in closed} == {0.0}
 

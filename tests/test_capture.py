@@ -10,19 +10,9 @@ import torch
 
 from als.engines.transformers_engine import TransformersEngine
 from als.steering import Steering
-from oracle import block_outputs, llama_blocks, mean_states
+from oracle import TINY_PROMPTS, block_outputs, llama_blocks, mean_states
 
 TOLERANCE = 1e-4  # of the reference state's norm, for every component
-TINY_PROMPTS = [
-    "w3 w9 w27",
-    "w4 w5 w6 w70 w8 w9 w10",
-    "w90",
-    "w90 w1 w2 w3 w4 w5 w6 w7 w30 w31 w32",
-    "w11 w80 w12 w81 w13",
-    "w60 w61",
-    "w8 w7 w6 w5 w4 w3",
-    "w44 w45 w46 w47",
-]
 
 
 def answer_ids(tokenizer: Any, output: Any) -> list[int]:

@@ -11,24 +11,9 @@ import torch
 
 from als.engines.transformers_engine import TransformersEngine
 from als.errors import UserError
-from oracle import decode
+from oracle import ENDS, TINY_PROMPTS, decode
 
-PROMPTS = [
-    "w3 w9 w27",
-    "w4 w5 w6 w70 w8 w9 w10",
-    "w90",
-    "w90 w1 w2 w3 w4 w5 w6 w7 w30 w31 w32",
-    "w11 w80 w12 w81 w13",
-]
-ENDS = [0, 17, 29, 41, 73, 88]
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_model):
-    """A tiny model with several end tokens, so that answers end at different lengths."""
-    model = copy.deepcopy(tiny_model("llama"))
-    model.generation_config.eos_token_id = ENDS
-    return model
+PROMPTS = TINY_PROMPTS[:5]
 
 
 @pytest.fixture

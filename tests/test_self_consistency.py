@@ -6,7 +6,6 @@ sequence again for every token. That the draws follow softmax(logits / T) is a c
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
@@ -33,7 +32,7 @@ from als.generation.settings import SelfConsistencySettings, Settings
 from als.records import Problem
 from als.steering import Steering
 from conftest import WORDS
-from oracle import llama_blocks, mean_states
+from oracle import ENDS, TINY_PROMPTS, llama_blocks, mean_states
 
 # --- The vote.
 
@@ -50,6 +49,7 @@ from oracle import llama_blocks, mean_states
         ("arithmetic", ["6", "5", "5", "6"], [("6", [0, 3]), ("5", [1, 2])]),
         ("arithmetic", ["4", "5", "5.0"], [("5", [1, 2]), ("4", [0])]),
         ("aime_2024", ["7", "007", "70"], [("7", [0, 1]), ("70", [2])]),
+        ("aime_2024", ["7", "1001", "1001"], [("1001", [1, 2]), ("7", [0])]),
         ("arithmetic", [None, None, None, "5"], [("5", [3])]),
         ("arithmetic", [None, "6", None, "5", "5"], [("5", [3, 4]), ("6", [1])]),
         ("arithmetic", [None, None], []),
@@ -84,24 +84,9 @@ def test_seeds_are_the_same_in_another_process():
 
 # --- The draws.
 
-ENDS = [0, 17, 29, 41, 73, 88]
-PROMPTS = [
-    "w3 w9 w27",
-    "w4 w5 w6 w70 w8 w9 w10",
-    "w90",
-    "w90 w1 w2 w3 w4 w5 w6 w7 w30 w31 w32",
-    "w11 w80 w12 w81 w13",
-]
+PROMPTS = TINY_PROMPTS[:5]
 SEEDS = [[1, 2, 3], [4, 5, 6], [7, 1, 8], [9, 10, 11], [12, 13, 2**62]]
 NEW = 16
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_model):
-    """With several end tokens, so that samples leave the batch at different times."""
-    model = copy.deepcopy(tiny_model("llama"))
-    model.generation_config.eos_token_id = ENDS
-    return model
 
 
 def in_order(outputs: Any) -> list[Any]:

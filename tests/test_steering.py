@@ -14,19 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from als.engines.transformers_engine import TransformersEngine
 from als.errors import UserError
 from als.steering import RowTally, Steering, steer
-from oracle import Answer, Formula, block_outputs, decode, llama_blocks
+from oracle import TINY_PROMPTS, Answer, Formula, block_outputs, decode, llama_blocks
 
 SCALES = ("raw", "unit", "residual")
 TAUS = (None, 0.1)
 LAYERS = ("first", "middle", "last")
 TINY = ("llama", "qwen2", "gemma2")
-TINY_PROMPTS = [
-    "w3 w9 w27",
-    "w4 w5 w6 w70 w8 w9 w10",
-    "w90",
-    "w90 w1 w2 w3 w4 w5 w6 w7 w30 w31 w32",
-    "w11 w80 w12 w81 w13",
-]
+FEW_PROMPTS = TINY_PROMPTS[:5]
 SMOLLM2_PROMPTS = [
     "The capital of France is",
     "Once upon a time, by the sea, there lived",
@@ -135,7 +129,7 @@ def tiny(tiny_model, tiny_tokenizer):
         if architecture not in made:
             model = copy.deepcopy(tiny_model(architecture))
             model.generation_config.eos_token_id = [0, 17, 29, 41, 73, 88]  # several, so that some answers end early
-            made[architecture] = make_bench(model, tiny_tokenizer, TINY_PROMPTS, along=0.0, max_new_tokens=20)
+            made[architecture] = make_bench(model, tiny_tokenizer, FEW_PROMPTS, along=0.0, max_new_tokens=20)
         return made[architecture]
 
     return bench
@@ -507,7 +501,7 @@ def test_hook_runs_where_there_are_no_values_to_read(tiny, scale, tau):
 
 def test_engine_reads_no_more_a_token_with_steering_and_capture(tiny):
     """One more token costs the same number of host reads with the hooks as without."""
-    bench = replace(tiny("qwen2"), prompts=TINY_PROMPTS[:1])
+    bench = replace(tiny("qwen2"), prompts=FEW_PROMPTS[:1])
     engine = TransformersEngine(bench.model, bench.tokenizer, batch_size=1)
     assert len(bench.oracle(None)[0].tokens) >= 12
 

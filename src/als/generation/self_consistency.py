@@ -67,7 +67,8 @@ def vote(answers: Sequence[str | None], *, benchmark: str) -> list[Ballot]:
     for voter, answer in enumerate(answers):
         if answer is None:
             continue
-        same = (ballot for ballot in ballots if judge_answer(answer, ballot.answer, benchmark=benchmark))
+        # The judge calls some answers wrong whatever the gold answer is (AIME's above 999): the same text is the same.
+        same = (b for b in ballots if answer == b.answer or judge_answer(answer, b.answer, benchmark=benchmark))
         ballot = next(same, None)
         if ballot is None:
             ballot = Ballot(answer)
