@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from als.runlog import read_folder_lines
+from als.states import read_state
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("ALS_KILLS", "10"))
@@ -92,8 +93,13 @@ def lines(output: Path) -> list[dict[str, object]]:
     return sorted(read, key=lambda line: int(str(line["index"])))
 
 
-def states(output: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in output.glob("**/*.safetensors")}
+def same_states(output: Path, straight: Path) -> bool:
+    """Whether two folders hold the same states; what else was in a batch changes their last digits."""
+    mine, theirs = (
+        {path.name: read_state(path) for path in run.glob("**/*.safetensors")} for run in (output, straight)
+    )
+    assert mine.keys() == theirs.keys()
+    return all(bool((mine[name] - theirs[name]).norm() < 1e-4 * theirs[name].norm()) for name in mine)
 
 
 def wait_for_lines(output: Path, n: int, process: subprocess.Popen[str]) -> None:
@@ -144,7 +150,7 @@ def test_killed_at_random_instants(mode, commands, uninterrupted, tmp_path) -> N
     finish(start(commands[mode], output, "--resume"))
     assert [line["index"] for line in lines(output)] == list(range(N))
     assert lines(output) == lines(straight)
-    assert states(output) == states(straight)
+    assert same_states(output, straight)
     assert json.loads((folder(output) / "summary.json").read_text())["n"] == N
 
 
@@ -166,14 +172,14 @@ def test_a_signal_stops_cleanly_and_says_how_to_resume(sent, code, word, command
 
 
 def test_two_writers(commands, uninterrupted, tmp_path) -> None:
-    first = start(commands["latentseek"], tmp_path)
+    first = start(commands["als"], tmp_path)
     wait_for_lines(tmp_path, 1, first)
-    started = time.monotonic()
-    _, err = finish(start(commands["latentseek"], tmp_path, "--resume"), 2)
+    first.send_signal(signal.SIGSTOP)  # so that it is still there when the second comes
+    _, err = finish(start(commands["als"], tmp_path, "--resume"), 2)
     assert "another process" in err
-    assert time.monotonic() - started < 60
+    first.send_signal(signal.SIGCONT)
     finish(first)
-    assert lines(tmp_path) == lines(uninterrupted("latentseek")[0])
+    assert lines(tmp_path) == lines(uninterrupted("als")[0])
 
 
 def test_a_torn_line_a_lost_log_and_a_torn_state_are_made_again(commands, uninterrupted, tmp_path) -> None:
@@ -190,7 +196,7 @@ def test_a_torn_line_a_lost_log_and_a_torn_state_are_made_again(commands, uninte
     _, err = finish(start(commands["collect_states"], tmp_path, "--resume"))
     assert "unfinished last line" in err
     assert lines(tmp_path) == lines(straight)
-    assert states(tmp_path) == states(straight)
+    assert same_states(tmp_path, straight)
 
 
 def test_another_configuration_is_refused_and_nothing_is_lost(commands, uninterrupted) -> None:
@@ -225,7 +231,7 @@ def test_a_full_disk(commands, small_disk, uninterrupted) -> None:
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     finish(start(commands["collect_states"], small_disk, "--resume"))
     assert lines(small_disk) == lines(uninterrupted("collect_states")[0])
-    assert states(small_disk) == states(uninterrupted("collect_states")[0])
+    assert same_states(small_disk, uninterrupted("collect_states")[0])
 
 
 def test_a_disk_that_becomes_read_only(commands, small_disk) -> None:
@@ -276,7 +282,8 @@ def test_shards_share_a_run_whenever_they_start(commands, uninterrupted, tmp_pat
     assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
 
 
-LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+# What `accelerate launch` starts several processes with; its own --cpu launcher starts one, whatever is asked for.
+LAUNCH = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
 
 
 @pytest.mark.parametrize("mode", ["greedy_cot", "collect_states"])
@@ -284,7 +291,7 @@ def test_launched_processes_give_the_results_of_one(mode, commands, uninterrupte
     straight, _ = uninterrupted(mode)
     finish(start(commands[mode], tmp_path, launcher=LAUNCH))
     assert lines(tmp_path) == lines(straight)
-    assert states(tmp_path) == states(straight)
+    assert same_states(tmp_path, straight)
     assert len(list(folder(tmp_path).glob("*.?of2.jsonl"))) == 2
     assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
 

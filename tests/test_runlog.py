@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from als.errors import UserError
-from als.records import Completion, Problem, ResultLine, Verdict, hash_question, result_line
-from als.runlog import RunFolder, config_hash, read_lines, summarise
+from als.records import Completion, Problem, ResultLine, Verdict, failure_line, hash_question, result_line
+from als.runlog import RunFolder, Shard, config_hash, lines_files, read_folder_lines, read_lines, summarise
 
 CONFIG = {"mode": "greedy_cot", "model": "m", "prompt_idx": 0, "prompts": (0, 1)}
 
@@ -120,3 +120,57 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_config_hash_is_blind_to_order() -> None:
     assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1}) != config_hash({"a": 1, "b": 3})
+
+
+def test_a_changed_data_set_is_noticed(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0, 1)
+    with RunFolder(tmp_path / "run").open(CONFIG, resume=True) as folder:
+        folder.check_problems([Problem(1, "What is 1 + 1?", "2"), Problem(7, "new", "1")])
+        with pytest.raises(UserError, match="another problem 1 "):
+            folder.check_problems([Problem(1, "Something else?", "2")])
+
+
+def test_a_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").open(CONFIG) as folder:
+        folder.append(a_line(0))
+        assert folder.finish({0, 1}) is None
+        assert folder.finish({0}) is not None
+    with RunFolder(tmp_path / "run").open(CONFIG, resume=True) as folder:
+        assert not (tmp_path / "run" / "summary.json").exists()
+        folder.append(a_line(1))
+        summary = folder.finish({0})
+    log = torch.load(tmp_path / "run" / "logistics.pt", weights_only=True)
+    assert summary is not None
+    assert summary["n"] == len(log["results_history"]) == 1
+
+
+def test_shards_write_apart_and_read_together(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", shard=Shard(1, 2)).open(CONFIG) as second:
+        second.append(a_line(1))
+        with RunFolder(tmp_path / "run", shard=Shard(0, 2)).open(CONFIG) as first:
+            assert first.done() == {1}
+            first.append(a_line(0))
+            with pytest.raises(UserError, match="another process"):
+                RunFolder(tmp_path / "run").open(CONFIG, resume=True)
+            assert first.finish({0, 1}) is not None
+    assert {path.name for path in lines_files(tmp_path / "run")} == {"results.1of2.jsonl", "results.2of2.jsonl"}
+    assert sorted(line.index for line in read_folder_lines(tmp_path / "run")) == [0, 1]
+
+
+def test_a_folder_that_was_only_begun_can_be_moved_aside(tmp_path: Path) -> None:
+    a_run(tmp_path / "run")
+    with RunFolder(tmp_path / "run").open(CONFIG | {"model": "n"}, overwrite=True) as folder:
+        folder.append(a_line(0))
+    assert (tmp_path / "run.1" / "config.json").exists()
+
+
+def test_a_failure_is_tried_again_and_a_success_replaces_it(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").open(CONFIG) as folder:
+        folder.append(failure_line(Problem(0, "Q", "1"), ValueError("no")))
+        summary = folder.finish({0})
+    assert summary is not None
+    assert (summary["failures"], summary["tokens_per_second"]) == (1, None)
+    with RunFolder(tmp_path / "run").open(CONFIG, resume=True) as folder:
+        assert folder.done() == set()
+        folder.append(a_line(0))
+    assert [line.failed for line in read_folder_lines(tmp_path / "run")] == [False]

@@ -29,7 +29,12 @@ common=(--model_name_or_path "$MODEL" --max_new_tokens "$MAX_NEW_TOKENS" --outpu
 if [ "$LABEL_BY" = answer ]; then labelled=answer; else labelled=thresh$THRESHOLD; fi
 
 run() {
-    if [ "${DRY_RUN:-0}" = 1 ]; then printf '%q ' "$@"; echo; else "$@"; fi
+    if [ "${DRY_RUN:-0}" = 1 ]; then
+        printf '%q ' "$@"
+        echo
+    else
+        "$@" || [ $? -eq 3 ] # 3: done, but single problems failed, which the summary counts
+    fi
 }
 
 vector() { # data set -> the template of its vectors' names

@@ -9,6 +9,7 @@ Reading .pt files is here too, because there is one safe way to do it.
 import io
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     Writers hand over bytes and not a path, so that a full disk is an OSError whatever library made them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
+    # Not the process number: machines that share a file system give out the same ones.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
     try:
         with part.open("wb") as file:
             file.write(content)

@@ -83,8 +83,7 @@ def resolve_device(device: str) -> torch.device:
 
     if device == "auto":
         # A launcher of several processes on one machine (accelerate, torchrun) numbers them for this.
-        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        return torch.device(own if torch.cuda.is_available() else "cpu")
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise UserError(f"--device {device!r}: expected auto, cpu, cuda or cuda:<number>")

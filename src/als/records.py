@@ -43,7 +43,7 @@ class Completion:
     """Generated text without special tokens."""
     prompt_tokens: int
     completion_tokens: int
-    """Generated tokens, the one that ends the sequence included: as many as there are emitting positions."""
+    """Generated tokens, the one that ends the sequence included; of all samples where several vote."""
     finish_reason: FinishReason
     """`stop`: the model ended its turn; `length`: it ran into max_new_tokens; `error`: there is no completion."""
     seconds: float

@@ -1,7 +1,7 @@
 """Self-reward: what a model thinks of its own answers, by four checks (arXiv 2505.13308, section on rewards).
 
     verdicts = verify(engine, [(question, completion), ...], max_new_tokens=256)
-    reward(verdicts[0])        # from -1 (all checks failed) to 0 (none)
+    reward(verdicts[0])        # from -1 (all checks failed) to 0 (none); the format rule can take it lower
 
 All checks of all answers go through the engine as one list of prompts. A verdict is read from what the model
 wrote and never from the prompt, which names both verdicts.
@@ -17,6 +17,7 @@ from als.prompts.verifier import CHECKS, verifier_messages
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
+    from als.records import Problem
 
 WEIGHTS: Mapping[str, int] = {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}
 """What a failed check costs, before dividing by the sum of weights."""
@@ -47,13 +48,27 @@ def verify(engine: Engine, answers: Sequence[tuple[str, str]], *, max_new_tokens
     return [dict(zip(CHECKS, passed[i : i + len(CHECKS)], strict=True)) for i in range(0, len(prompts), len(CHECKS))]
 
 
+def check_verifiers(engine: Engine, problems: Sequence[Problem], *, max_new_tokens: int) -> None:
+    """Make sure, before a long run, that the verifiers' prompts will fit, with answer and verdict at their longest.
+
+    Raises:
+        UserError: they will not.
+    """
+    prompts = [
+        engine.render(verifier_messages(check, question=problem.question, completion=""))
+        for problem in problems
+        for check in CHECKS
+    ]
+    engine.check_prompts(prompts, max_new_tokens=2 * max_new_tokens)
+
+
 def approvals(verdicts: Verdicts) -> int:
     """How many of the checks were passed."""
     return sum(passed is True for passed in verdicts.values())
 
 
 def reward(verdicts: Verdicts, *, unboxed: bool = False) -> float:
-    """Minus the weights of the failed checks over the sum of weights: -1 to 0.
+    """Minus the weights of the failed checks over the sum of weights: -1 to 0, and down to -4/3 with the format rule.
 
     Args:
         verdicts: as `verify` returns them.

@@ -95,16 +95,17 @@ class RunFolder:
         config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
         self.refuse_if_started(resume=resume, overwrite=overwrite)
         try:
-            if overwrite and self.started():
+            if overwrite and (self.path / CONFIG).exists():
                 with self._lock(self.path / LOCK, fcntl.LOCK_EX):
                     self.path.rename(_free_name(self.path))
-            if (self.path / CONFIG).exists():
-                self._check_same(config)
-            else:
-                write_json(self.path / CONFIG, config)
+            self.path.mkdir(parents=True, exist_ok=True)
             # Processes with shares of one run get along; one that does all of it tolerates nobody.
             kind = fcntl.LOCK_EX if self._shard.alone else fcntl.LOCK_SH
             self._held.enter_context(self._lock(self.path / LOCK, kind))
+            if not (self.path / CONFIG).exists():
+                write_json(self.path / CONFIG, config)
+            self._check_same(config)
+            (self.path / SUMMARY).unlink(missing_ok=True)  # it says that a run is done, and this one goes on
             self._file = self._held.enter_context(self._own.open("ab", buffering=0))
             _flock(self._file, fcntl.LOCK_EX, self._own)
             _drop_torn_line(self._own)
@@ -140,6 +141,20 @@ class RunFolder:
         """Indices of the problems that have a line; one that failed is tried again."""
         return {line.index for line in self.lines if not line.failed}
 
+    def check_problems(self, problems: Sequence[Problem]) -> None:
+        """Make sure that the lines on disk are about these problems.
+
+        Raises:
+            UserError: the data set has changed since they were written.
+        """
+        hashes = {problem.index: problem.problem_hash for problem in problems}
+        for line in self.lines:
+            if hashes.get(line.index, line.problem_hash) != line.problem_hash:
+                raise UserError(
+                    f"{str(self.path)!r} holds an answer to another problem {line.index} than the data set's: "
+                    "the data has changed; --overwrite moves the answers aside, --run_name writes elsewhere"
+                )
+
     def append(self, line: ResultLine) -> None:
         """Write one line; it is handed to the operating system before this returns."""
         assert self._file is not None, "open() comes first"
@@ -152,9 +167,11 @@ class RunFolder:
         """Take lines as not done, so that their problems come again; on disk the later line of an index counts."""
         self.lines = [line for line in self.lines if not unwanted(line)]
 
-    def write_logistics(self) -> None:
-        """Derive logistics.pt from the lines of all processes, replacing an older one."""
-        ordered = sorted(read_folder_lines(self.path, self._stem), key=lambda line: line.index)
+    def write_logistics(self, lines: Sequence[ResultLine] | None = None) -> None:
+        """Derive logistics.pt from the lines, replacing an older one; without `lines`, from those of all processes."""
+        if lines is None:
+            lines = read_folder_lines(self.path, self._stem)
+        ordered = sorted(lines, key=lambda line: line.index)
         log = {
             "results_history": [line.correct for line in ordered],
             "time_history": [line.seconds for line in ordered],
@@ -170,9 +187,9 @@ class RunFolder:
         Returns:
             The summary; None where problems are still without a line.
         """
-        self.write_logistics()
         self.lines = read_folder_lines(self.path, self._stem)
         lines = [line for line in self.lines if line.index in indices]
+        self.write_logistics(lines)
         if {line.index for line in lines} != indices:
             return None
         summary = summarise(lines) | {"config_hash": config_hash(read_json(self.path / CONFIG))}

@@ -58,8 +58,10 @@ class Example:
 
 def collect(engine: Engine, problems: Sequence[Problem], settings: Settings, labelling: Labelling) -> Iterator[Example]:
     """Answer problems batch by batch; yield each with its label and mean state."""
-    for start in range(0, len(problems), engine.batch_size):
+    start = 0
+    while start < len(problems):
         batch = problems[start : start + engine.batch_size]
+        start += len(batch)  # not the batch size, which the engine lowers when memory runs out
         answered = list(solve(engine, batch, settings, capture_states=True))
         states = {line.index: output.mean_state for line, output in answered if output}
         yield from (Example(line, None, None) for line, _ in answered if line.failed)

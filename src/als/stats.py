@@ -55,7 +55,7 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             _percent(summary["answered"]),
             str(summary["completion_tokens"]),
             f"{summary['seconds']:.1f}",
-            f"{summary['tokens_per_second']:.0f}",
+            "" if summary["tokens_per_second"] is None else f"{summary['tokens_per_second']:.0f}",
             *(_cell(column, summary.get(column)) for column in extra),
         )
         for name, summary in runs

@@ -67,7 +67,8 @@ class MeanDifference:
     n_good: int
     n_bad: int
     mean_state_norm: Tensor
-    """[L] float32: mean of |h| over all states, to compare |v| with."""
+    """[L] float32: mean norm of the mean states, to compare |v| with. A mean state is shorter than the states it
+    is the mean of."""
 
 
 def mean_difference(
@@ -150,7 +151,9 @@ def load_vector(path: str | Path) -> SteeringVector:
             "it was made from",
             stacklevel=2,
         )
-    return SteeringVector(content.detach().float().reshape(-1, content.shape[-1]), metadata or {})
+    return SteeringVector(
+        content.detach().float().reshape(-1, content.shape[-1]), metadata if isinstance(metadata, dict) else {}
+    )
 
 
 def _read_pt(path: Path) -> tuple[Any, dict[str, Any] | None]:

@@ -84,7 +84,7 @@ def load_problems(dataset: str, *, split: str, benchmark: str | None = None) -> 
     their numbers, so there the indices may have gaps.
 
     Args:
-        dataset: a hub id, or a local file or folder, which wins over an id of the same name.
+        dataset: `arithmetic`, or a hub id, or a local file or folder, which wins over an id of the same name.
         split: "train" or "test"; with a single file only a check against its name.
         benchmark: its name, where the data set's name or path does not say it.
     """

@@ -46,6 +46,7 @@ def run(config: Config) -> int:
     from als.benchmarks import find_benchmark
     from als.generation.settings import Settings
     from als.generation.solve import prepare
+    from als.reward import check_verifiers
     from als.states import StateFolder
 
     problems = read_problems(config)
@@ -59,6 +60,8 @@ def run(config: Config) -> int:
         max_new_tokens=config.max_new_tokens,
     )
     engine.check_prompts(prepare(engine, problems, settings).prompts, max_new_tokens=config.max_new_tokens)
+    if config.label_by == "verifiers":
+        check_verifiers(engine, problems, max_new_tokens=config.max_new_tokens)
     threshold = config.good_example_threshold if config.label_by == "verifiers" else None
     fields = identity(
         config,
@@ -69,6 +72,7 @@ def run(config: Config) -> int:
         good_example_threshold=threshold,
     )
     with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
+        folder.check_problems(problems)
         folder.drop_unfinished()
         own = share.share(problems)
         examples = _collect(config, engine, own, folder, settings)

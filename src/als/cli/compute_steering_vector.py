@@ -95,7 +95,7 @@ def _report(difference: MeanDifference) -> None:
     h_norm = difference.mean_state_norm  # [L]
     layers = len(v_norm)
     print(f"{difference.n_good} good and {difference.n_bad} bad answers, {layers} layers")
-    print(f"{'layer':>5} {'|v|':>10} {'mean |h|':>10} {'ratio':>8}")
+    print(f"{'layer':>5} {'|v|':>10} {'|mean h|':>10} {'ratio':>8}")
     shown = sorted({*range(0, layers, max(1, layers // 10)), max(layers - 2, 0), layers - 1})
     for layer in shown:
         v, h = float(v_norm[layer]), float(h_norm[layer])

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from als.generation import MODES, STEERED_MODES
 if TYPE_CHECKING:
     from als.engines.transformers_engine import TransformersEngine
     from als.generation.settings import Settings
-    from als.records import Problem
+    from als.records import Problem, ResultLine
     from als.runlog import RunFolder
     from als.steering import Steering
     from als.vectors import SteeringVector
@@ -117,6 +118,7 @@ class Config(FolderConfig, DataConfig, ModelConfig):
 def run(config: Config) -> int:
     """Everything that can be wrong is looked at first; then a run for each prompt, and a table of them."""
     from als.generation.solve import prepare
+    from als.reward import check_verifiers
     from als.runlog import RunFolder
     from als.stats import runs_table
     from als.vectors import load_vector
@@ -131,26 +133,38 @@ def run(config: Config) -> int:
     settings = {idx: _settings(config, idx, engine, steered.get(idx)) for idx in config.prompts_to_run}
     for each in settings.values():
         engine.check_prompts(prepare(engine, problems, each).prompts, max_new_tokens=config.max_new_tokens)
+    if config.generation_mode == "latentseek":
+        check_verifiers(engine, problems, max_new_tokens=config.max_new_tokens)
     summaries = []
-    for idx, folder in folders.items():
-        fields = identity(
-            config,
-            engine,
-            prompt_idx=idx,
-            mode=config.generation_mode,
-            subset=config.fixed_subset_path and Path(config.fixed_subset_path).name,
-            **_mode_fields(config),
-            **(_steering_fields(config, idx, steered[idx]) if config.steers else {}),
-        )
-        with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
+    with ExitStack() as opened:
+        for idx, folder in folders.items():  # all of them before the first run: a conflict should not wait for hours
+            fields = _identity(config, engine, idx, steered.get(idx))
+            opened.enter_context(folder.open(fields, resume=config.resume, overwrite=config.overwrite))
+            folder.check_problems(problems)
+        for idx, folder in folders.items():
             _evaluate(config, engine, share.share(problems), folder, settings[idx])
             summary = folder.finish({problem.index for problem in problems})
-        summaries.append(summary)
-        print(f"results -> {folder.path}" if summary else f"this share is done, others are not -> {folder.path}")
+            summaries.append(summary)
+            print(f"results -> {folder.path}" if summary else f"this share is done, others are not -> {folder.path}")
     titles = [_title(config, idx) for idx in folders]
     if finished := [(title, summary) for title, summary in zip(titles, summaries, strict=True) if summary]:
         print(runs_table(finished))
     return exit_code(summaries)
+
+
+def _identity(
+    config: Config, engine: TransformersEngine, prompt_idx: int, vector: SteeringVector | None
+) -> dict[str, Any]:
+    """The content of a run's config.json."""
+    return identity(
+        config,
+        engine,
+        prompt_idx=prompt_idx,
+        mode=config.generation_mode,
+        subset=config.fixed_subset_path and Path(config.fixed_subset_path).name,
+        **_mode_fields(config),
+        **(_steering_fields(config, prompt_idx, vector) if vector else {}),
+    )
 
 
 def _evaluate(
@@ -163,8 +177,14 @@ def _evaluate(
     todo = [problem for problem in problems if problem.index not in done]
     lines = mode_function(config.generation_mode)(engine, todo, settings)
     title = _title(config, settings.prompt_idx)
-    for line in record(config, folder, problems, lines, title=title):
+    for _ in record(config, folder, problems, _appended(folder, lines), title=title):
+        pass
+
+
+def _appended(folder: RunFolder, lines: Iterator[ResultLine]) -> Iterator[ResultLine]:
+    for line in lines:
         folder.append(line)
+        yield line
 
 
 def _settings(config: Config, prompt_idx: int, engine: TransformersEngine, vector: SteeringVector | None) -> Settings:
@@ -241,7 +261,8 @@ def _steering(config: Config, vector: SteeringVector, engine: TransformersEngine
 
     steering = Steering(vector.vector, config.layer_idx, config.alpha, config.alpha_scale, config.similarity_threshold)
     layer_vector(engine.model, steering)
-    made_with = vector.metadata.get("collection", {}).get("model")
+    collection = vector.metadata.get("collection")
+    made_with = collection.get("model") if isinstance(collection, dict) else None
     if made_with and model_label(made_with) != model_label(config.model_name_or_path):
         warnings.warn(f"the vector was made with {made_with!r}, not with {config.model_name_or_path!r}", stacklevel=2)
     return steering
@@ -275,7 +296,7 @@ def _check_template(template: str) -> None:
             template.format(prompt_idx=0)
             return
         problem = f"unknown placeholder {{{min(names - {'prompt_idx'})}}}"
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         problem = str(error)
     raise UserError(f"--vector_name_template {template!r}: {problem}; only {{prompt_idx}} may stand in braces")
 

@@ -176,6 +176,12 @@ class FolderConfig:
             raise UserError("--resume and --overwrite contradict each other; leave out one")
         name = self.run_name
         check(name is None or (bool(name) and "/" not in name), "run_name", name, "a name without a slash")
+        environment = [os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")]
+        if not (all(map(str.isdecimal, environment)) and int(environment[0]) < int(environment[1])):
+            raise UserError(
+                f"the environment's RANK and WORLD_SIZE are {' and '.join(environment)}, which no launcher sets; "
+                "unset them, or give --shard"
+            )
         index, slash, count = (self.shard or "1/1").partition("/")
         well_formed = bool(slash) and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)
         check(well_formed, "shard", self.shard, "i/n with i from 1 to n, for example 3/16")

@@ -36,8 +36,8 @@ class Sampling:
     temperature: float
     """Divides the logits; above 0."""
     seeds: Sequence[Sequence[int]]
-    """For each prompt, the seed of each of its samples; equally many for every prompt. A sample's tokens depend
-    on its seed and on nothing else in the batch."""
+    """For each prompt, the seed of each of its samples; equally many for every prompt. The noise of
+    a sample's draws depends on its seed and on nothing else in the batch."""
 
     @property
     def samples(self) -> int:

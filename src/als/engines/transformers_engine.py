@@ -87,6 +87,7 @@ class TransformersEngine:
                     raise
                 outputs = None
             if outputs is None:  # outside the except block, whose exception keeps the tensors alive
+                del batch
                 self._halve_batch(len(ids[here]) * samples)
                 continue
             yield from enumerate(outputs, start * samples)
@@ -149,7 +150,8 @@ class TransformersEngine:
 
     def decode(self, batch: Batch) -> None:
         """Run the model until every row has finished; `batch.tokens` receives what it chose."""
-        every = CHECK_EVERY if self.model.device.type != "cpu" else 1
+        # Gates read every token on the host anyway.
+        every = CHECK_EVERY if self.model.device.type != "cpu" and not batch.readers else 1
         for step in range(batch.max_new_tokens):
             batch.inform_hooks()
             logits = self._forward(batch)  # [B, V]

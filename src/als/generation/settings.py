@@ -27,7 +27,7 @@ class LatentSeekSettings:
     """Share of the first answer's latent states that become parameters."""
     max_num_steps: int = 10
     reward_threshold: float = -0.2
-    """The search ends when the reward, between -1 and 0, is above this."""
+    """The search ends when the reward, 0 at best, is above this."""
     grad_clip: float | None = None
     """Largest norm of the gradient; None does not clip."""
     boxed_rule: bool = True

@@ -107,10 +107,13 @@ def form_details(text: str, settings: Settings) -> dict[str, Any]:
 
 
 def steering_details(outputs: Sequence[Output]) -> dict[str, Any]:
-    """What a results line says of steering; several completions count by their tokens."""
+    """What a results line says of steering; several completions count by their tokens.
+
+    Rounded, because what else is in a batch changes the last digits, and a resumed run should equal a straight one.
+    """
     tokens = sum(output.completion.completion_tokens for output in outputs)
 
-    return {
-        name: sum(getattr(output, name) * output.completion.completion_tokens for output in outputs) / tokens
-        for name in ("steered_fraction", "mean_cosine")
-    }
+    def mean(name: str) -> float:
+        return float(sum(getattr(output, name) * output.completion.completion_tokens for output in outputs)) / tokens
+
+    return {name: round(mean(name), 4) for name in ("steered_fraction", "mean_cosine")}
