@@ -109,11 +109,12 @@ def form_details(text: str, settings: Settings) -> dict[str, Any]:
 def steering_details(outputs: Sequence[Output]) -> dict[str, Any]:
     """What a results line says of steering; several completions count by their tokens.
 
-    Rounded, because what else is in a batch changes the last digits, and a resumed run should equal a straight one.
+    The cosine is rounded: what else is in a batch changes its last digits, and a resumed run should equal a
+    straight one.
     """
     tokens = sum(output.completion.completion_tokens for output in outputs)
 
     def mean(name: str) -> float:
         return float(sum(getattr(output, name) * output.completion.completion_tokens for output in outputs)) / tokens
 
-    return {name: round(mean(name), 4) for name in ("steered_fraction", "mean_cosine")}
+    return {"steered_fraction": mean("steered_fraction"), "mean_cosine": round(mean("mean_cosine"), 4)}
