@@ -196,7 +196,7 @@ def test_the_other_commands_refuse(here, capsys) -> None:
     def check(words: str, command, *arguments: str) -> None:
         assert words in refused(command, *arguments, capsys=capsys, here=here)
 
-    check("does not exist", compute_steering_vector, "--states_dir", "nothing", "--output_file", "v.pt")
+    check("is not a folder", compute_steering_vector, "--states_dir", "nothing", "--output_file", "v.pt")
     check(".safetensors", compute_steering_vector, "--states_dir", "nothing", "--output_file", "v.bin")
     check("--ema_beta", compute_steering_vector, "--states_dir", "x", "--output_file", "v.pt", "--ema_beta", "1.5")
     check("--n_samples", create_subsets, "--dataset_name", "arithmetic", "--n_samples", "801")

@@ -60,7 +60,7 @@ def test_a_label_without_states(tmp_path: Path, missing: str) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="is not a folder"):
         list(read_states(tmp_path / "nothing"))
 
 

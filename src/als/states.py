@@ -166,7 +166,7 @@ def read_states(states_dir: Path, *, skip_bad: bool = False) -> Iterator[tuple[L
         UserError: no such folder, no state file of either label, a bad file, or files of unequal shape.
     """
     if not states_dir.is_dir():
-        raise UserError(f"--states_dir {str(states_dir)!r} does not exist; collect_states makes it")
+        raise UserError(f"--states_dir {str(states_dir)!r} is not a folder; give the one that collect_states made")
     files = state_files(states_dir)
     if lines_files(states_dir.resolve().parent, EXAMPLES):
         finished = {line.index for line in read_folder_lines(states_dir.resolve().parent, EXAMPLES)}
