@@ -4,4 +4,5 @@
 cd "$root"
 # Two processes of one thread each are faster than one of two, and threads of both in each other's way are slow.
 export OMP_NUM_THREADS=1
-exec "$python" -m pytest --numprocesses 2 --dist loadscope "$@"
+# Files in their order: by the number of their tests, the files of few long ones would all come last.
+exec "$python" -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder "$@"
