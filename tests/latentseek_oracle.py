@@ -34,6 +34,7 @@ class Judge:
     max_new_tokens: int
     boxed: bool = False
     asked: dict[str, Verdicts] = field(default_factory=dict)
+    costs: dict[str, int] = field(default_factory=dict)  # text -> tokens of its four verdicts
 
     def verdicts(self, text: str) -> Verdicts:
         """One check after the other."""
@@ -43,11 +44,13 @@ class Judge:
 
     def _ask(self, text: str) -> Verdicts:
         found = {}
+        self.costs[text] = 0
         for check in WEIGHTS:
             messages = verifier_messages(check, question=self.question, completion=text)
             prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
             tokens, _ = decode(self.model, ids, eos=self.eos, max_new_tokens=self.max_new_tokens)
+            self.costs[text] += len(tokens)
             found[check] = last_verdict(self.tokenizer.decode(tokens, skip_special_tokens=True))
         return found
 

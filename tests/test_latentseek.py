@@ -114,6 +114,8 @@ def test_every_step_is_the_oracles(ours, theirs, tokenizer, name, prompt):
     silent = [list(judge.verdicts(text).values()).count(None) for text in found.texts]
     assert line.details["without_verdict"] == sum(silent)
     assert (line.completion, line.completion_tokens) == (found.texts[-1], len(found.tokens[-1]))
+    decoded = [max(0, len(answer) - (i > 0) * found.updated) for i, answer in enumerate(found.tokens)]
+    assert line.generated_tokens == sum(decoded) + sum(judge.costs[text] for text in found.texts)
     assert line.finish_reason == ("stop" if found.tokens[-1][-1] in ENDS else "length")
     assert line.prompt_tokens == len(tokenizer(prompt)["input_ids"])
     assert line.seconds > 0

@@ -330,7 +330,8 @@ def test_the_line_tells_the_vote(numbers):
         assert line.correct is (winner == Fraction(line.gold))
         first = next(sample for sample in samples if sample["answer"] and Fraction(sample["answer"]) == winner)
         assert line.completion == first["completion"]
-        assert line.completion_tokens == sum(sample["completion_tokens"] for sample in samples) == 9
+        assert line.completion_tokens == first["completion_tokens"] == 1
+        assert line.generated_tokens == sum(sample["completion_tokens"] for sample in samples) == 9
         merged += any(len({a for a in answers if a is not None and Fraction(a) == value}) > 1 for value in tally)
         ties += len(tally) > 1 and expected[0][1] == expected[1][1]
     assert merged > 0

@@ -17,7 +17,7 @@ def test_accuracy_text() -> None:
 
 def test_table_lines_up() -> None:
     summary = {
-        "n": 96, "correct": 30, "answered": 1.0, "completion_tokens": 9000, "seconds": 12.0, "tokens_per_second": 750.0,
+        "n": 96, "correct": 30, "answered": 1.0, "generated_tokens": 9000, "seconds": 12.0, "tokens_per_second": 750.0,
     }  # fmt: skip
     lines = runs_table([("greedy_cot prompt_0", summary), ("als", summary)]).splitlines()
     assert len(lines) == 4

@@ -7,7 +7,7 @@ Plain frozen dataclasses of text and numbers. They know no model, no tensor and 
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "error"]
@@ -43,11 +43,11 @@ class Completion:
     """Generated text without special tokens."""
     prompt_tokens: int
     completion_tokens: int
-    """Generated tokens, the one that ends the sequence included; of all samples where several vote."""
+    """Tokens of this text, the one that ends the sequence included."""
     finish_reason: FinishReason
     """`stop`: the model ended its turn; `length`: it ran into max_new_tokens; `error`: there is no completion."""
     seconds: float
-    """The batch's wall-clock seconds, shared out by completion tokens."""
+    """The batch's wall-clock seconds, shared out by completion tokens; of all samples where several vote."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,15 @@ class ResultLine:
     def failed(self) -> bool:
         """Whether this problem could not be answered or judged; `error` in the details says why."""
         return "error" in self.details
+
+    @property
+    def generated_tokens(self) -> int:
+        """What the answer cost: more than its own tokens where samples or tried texts were discarded."""
+        return int(self.details.get("generated_tokens", self.completion_tokens))
+
+    def with_details(self, **more: Any) -> "ResultLine":
+        """The same line with more details."""
+        return replace(self, details={**self.details, **more})
 
     def to_json(self) -> dict[str, Any]:
         """The line as one flat dictionary."""

@@ -230,7 +230,7 @@ class RunFolder:
 def summarise(lines: Sequence[ResultLine]) -> Json:
     """What summary.json says of a run's lines; means are per problem, and a failure is a wrong answer."""
     n = len(lines)
-    tokens = sum(line.completion_tokens for line in lines)
+    generated = sum(line.generated_tokens for line in lines)
     seconds = sum(line.seconds for line in lines)
     summary: Json = {
         "n": n,
@@ -238,9 +238,10 @@ def summarise(lines: Sequence[ResultLine]) -> Json:
         "accuracy": sum(line.correct for line in lines) / n if n else None,
         "answered": sum(line.answer is not None for line in lines) / n if n else None,
         "failures": sum(line.failed for line in lines),
-        "completion_tokens": tokens,
+        "completion_tokens": sum(line.completion_tokens for line in lines),
+        "generated_tokens": generated,
         "seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds else None,
+        "tokens_per_second": generated / seconds if seconds else None,
     }
     return summary | _mean_details(lines)
 

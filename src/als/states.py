@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -84,7 +84,7 @@ def _label(
 
 def _labelled(line: ResultLine, good: bool, **details: object) -> tuple[ResultLine, Label]:
     label: Label = "good" if good else "bad"
-    return replace(line, details={**line.details, "label": label, **details}), label
+    return line.with_details(label=label, **details), label
 
 
 class StateFolder(RunFolder):

@@ -53,7 +53,7 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             str(summary["n"]),
             accuracy_text(summary["correct"], summary["n"]),
             _percent(summary["answered"]),
-            str(summary["completion_tokens"]),
+            str(summary["generated_tokens"]),
             f"{summary['seconds']:.1f}",
             "" if summary["tokens_per_second"] is None else f"{summary['tokens_per_second']:.0f}",
             *(_cell(column, summary.get(column)) for column in extra),

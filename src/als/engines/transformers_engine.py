@@ -36,12 +36,17 @@ CHECK_EVERY = 8
 
 
 class TransformersEngine:
-    """Decoding in left-padded batches that shrink as rows finish. See `engines.base.Engine`."""
+    """Decoding in left-padded batches that shrink as rows finish. See `engines.base.Engine`.
+
+    Attributes:
+        generated_tokens: tokens of every answer so far, for whomever asks what something cost.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.generated_tokens = 0
         self.eos = torch.tensor(sorted(_end_tokens(model, tokenizer)), device=model.device)
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
@@ -182,6 +187,7 @@ class TransformersEngine:
         ends = torch.isin(tokens, self.eos.cpu())
         stopped = ends.any(dim=1)
         counts = torch.where(stopped, ends.int().argmax(dim=1) + 1, tokens.shape[1]).tolist()
+        self.generated_tokens += sum(counts)
         rows = [tokens[i, :count].tolist() for i, count in enumerate(counts)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True), counts, stopped.tolist()
 

@@ -66,14 +66,15 @@ class Search:
         """Search until the reward is good enough or the steps are used up."""
         from als.engines.latent import LatentDecoder
 
-        started = time.perf_counter()
+        started, generated = time.perf_counter(), self.engine.generated_tokens
         decoder = LatentDecoder(self.engine, self.prompt, max_new_tokens=self.settings.max_new_tokens)
         self._try(decoder.greedy)
         n = min(int(self.seek.k * len(decoder.latents)), MAX_LATENTS)
         searches = n > 0 and not self._good_enough()
         if searches:
             self._search(decoder, decoder.latents[:n].clone())
-        return self._line(decoder, n if searches else 0, time.perf_counter() - started)
+        line = self._line(decoder, n if searches else 0, time.perf_counter() - started)
+        return line.with_details(generated_tokens=self.engine.generated_tokens - generated)
 
     def _good_enough(self) -> bool:
         return self.rewards[-1] > self.seek.reward_threshold

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from als.answers.judge import judge_answer
 from als.generation.solve import form_details, judge, line_or_failure, prepare, steering_details
-from als.records import Completion, Problem, ResultLine, Verdict, result_line
+from als.records import Problem, ResultLine, Verdict, result_line
 
 if TYPE_CHECKING:
     from als.engines.base import Engine, Output
@@ -90,21 +90,11 @@ def _line(problem: Problem, prompt: str, outputs: Sequence[Output], settings: Se
     return result_line(
         problem,
         prompt,
-        _together(completions, winner),
+        replace(completions[winner], seconds=sum(completion.seconds for completion in completions)),
         verdicts[winner] if ballots else Verdict(None, problem.gold, False, None),
         samples=samples,
         votes=[[ballot.answer, len(ballot.voters)] for ballot in ballots],
+        generated_tokens=sum(completion.completion_tokens for completion in completions),
         **form_details(completions[winner].text, settings),
         **(steering_details(outputs) if settings.steering is not None else {}),
-    )
-
-
-def _together(completions: Sequence[Completion], winner: int) -> Completion:
-    """The winner's text at the cost of all samples."""
-    return Completion(
-        text=completions[winner].text,
-        prompt_tokens=completions[winner].prompt_tokens,
-        completion_tokens=sum(completion.completion_tokens for completion in completions),
-        finish_reason=completions[winner].finish_reason,
-        seconds=sum(completion.seconds for completion in completions),
     )
