@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,11 @@ def commands(options, vector) -> dict[str, list[str]]:
     }
 
 
+def hear_ctrl_c() -> None:
+    """A shell starts background jobs deaf to Ctrl-C, and their children inherit it; not those of these tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     name, *arguments = command
     return subprocess.Popen(
@@ -69,6 +75,7 @@ def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
 
 
@@ -282,8 +289,8 @@ def test_shards_share_a_run_whenever_they_start(commands, uninterrupted, tmp_pat
     assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
 
 
-# What `accelerate launch` starts several processes with; its own --cpu launcher starts one, whatever is asked for.
-LAUNCH = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+# `--multi_gpu` is what makes accelerate start several processes; the GPUs need not be there.
+LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
 
 
 @pytest.mark.parametrize("mode", ["greedy_cot", "collect_states"])
@@ -296,13 +303,29 @@ def test_launched_processes_give_the_results_of_one(mode, commands, uninterrupte
     assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
 
 
-def test_a_run_of_two_processes_is_resumed_by_one(commands, uninterrupted, tmp_path) -> None:
-    process = start(commands["greedy_cot"], tmp_path, launcher=LAUNCH)
+def test_accelerates_cpu_launcher(commands, uninterrupted, tmp_path) -> None:
+    """Without MPI it starts one process, whatever number it is told; with MPI, that number."""
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    if shutil.which("mpirun"):
+        (tmp_path / "hosts").write_text("localhost slots=2\n")
+        launcher += ["--mpirun_hostfile", str(tmp_path / "hosts")]
+    finish(start(commands["greedy_cot"], tmp_path / "out", launcher=tuple(launcher)))
+    assert lines(tmp_path / "out") == lines(uninterrupted("greedy_cot")[0])
+    files = {path.name for path in folder(tmp_path / "out").glob("*.jsonl")}
+    assert files == ({"results.1of2.jsonl", "results.2of2.jsonl"} if shutil.which("mpirun") else {"results.jsonl"})
+    assert json.loads((folder(tmp_path / "out") / "summary.json").read_text())["n"] == N
+
+
+@pytest.mark.parametrize(("before", "after"), [(LAUNCH, ()), ((), LAUNCH)], ids=["two then one", "one then two"])
+def test_a_run_is_resumed_by_another_number_of_processes(before, after, commands, uninterrupted, tmp_path) -> None:
+    process = start(commands["greedy_cot"], tmp_path, launcher=before)
     wait_for_lines(tmp_path, 2, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=100)
-    finish(start(commands["greedy_cot"], tmp_path, "--resume"))
+    assert not (folder(tmp_path) / "summary.json").exists()
+    finish(start(commands["greedy_cot"], tmp_path, "--resume", launcher=after))
     assert lines(tmp_path) == lines(uninterrupted("greedy_cot")[0])
+    assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
 
 
 def test_a_dead_rank_ends_the_run(commands, uninterrupted, tmp_path) -> None:
@@ -317,3 +340,28 @@ def test_a_dead_rank_ends_the_run(commands, uninterrupted, tmp_path) -> None:
     assert process.returncode not in (0, None)
     assert time.monotonic() - started < 60
     assert "SIGKILL" in err or "-9" in err
+
+
+def test_a_thousand_states_of_a_large_model_take_less_than_a_gigabyte(tmp_path) -> None:
+    """32 layers of 4096, 500 good and 500 bad: half a gigabyte of files, read one at a time."""
+    import torch
+    from safetensors.torch import save_file
+
+    states = tmp_path / "hidden_states"
+    states.mkdir()
+    for i in range(1000):
+        save_file(
+            {"mean_state": torch.full((32, 4096), float(i))},
+            states / f"idx_{i}_{'good' if i % 2 else 'bad'}.safetensors",
+        )
+    measured = """
+import resource, sys
+from als.cli.compute_steering_vector import main
+code = main(sys.argv[1:])
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    options = ["--states_dir", str(states), "--output_file", str(tmp_path / "v.pt")]
+    out = subprocess.run([sys.executable, "-c", measured, *options], capture_output=True, text=True, check=True).stdout
+    code, kilobytes = map(int, out.splitlines()[-1].split())
+    assert (code, kilobytes < 1_000_000) == (0, True), kilobytes
+    assert torch.load(tmp_path / "v.pt", weights_only=True)["vector"].unique().tolist() == [1.0]

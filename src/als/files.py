@@ -10,6 +10,8 @@ import io
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     Writers hand over bytes and not a path, so that a full disk is an OSError whatever library made them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _part(path, content) as part:
+        part.replace(path)
+
+
+@contextmanager
+def _part(path: Path, content: bytes) -> Iterator[Path]:
+    """A temporary file beside `path` with its content on the disk; gone after the block."""
     # Not the process number: machines that share a file system give out the same ones.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
     try:
@@ -32,9 +41,22 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        yield part
     finally:
         part.unlink(missing_ok=True)
+
+
+def create_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, unless it is there: of several writers at once, one succeeds."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _part(path, content) as part:
+        try:
+            os.link(part, path)
+        except OSError:  # another was first, or the file system has no hard links
+            if not path.exists():
+                part.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,9 +64,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write one readable JSON document, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, replace: bool = True) -> None:
+    """Write one readable JSON document, whole or not at all; with replace=False only where there is none."""
+    write = write_bytes if replace else create_bytes
+    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_pt(path: Path, value: Any) -> None:

@@ -8,7 +8,6 @@ Knows transformers; knows no steering, no prompt and no data set. From Python:
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from als.errors import UserError, is_out_of_memory
 from als.hub import first_line, hub_trouble
+from als.launch import local_rank
 
 if TYPE_CHECKING:
     import torch
@@ -82,8 +82,7 @@ def resolve_device(device: str) -> torch.device:
     import torch
 
     if device == "auto":
-        # A launcher of several processes on one machine (accelerate, torchrun) numbers them for this.
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise UserError(f"--device {device!r}: expected auto, cpu, cuda or cuda:<number>")

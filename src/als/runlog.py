@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -67,12 +68,11 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        lines: what is on disk, of all processes, an index once.
     """
 
     def __init__(self, path: Path, *, stem: str = RESULTS, shard: Shard | None = None) -> None:
         self.path = path
-        self.lines: list[ResultLine] = []
+        self._lines: dict[int, ResultLine] = {}
         self._stem = stem
         self._shard = shard or Shard()
         self._own = path / self._shard.lines_name(stem)
@@ -102,14 +102,13 @@ class RunFolder:
             # Processes with shares of one run get along; one that does all of it tolerates nobody.
             kind = fcntl.LOCK_EX if self._shard.alone else fcntl.LOCK_SH
             self._held.enter_context(self._lock(self.path / LOCK, kind))
-            if not (self.path / CONFIG).exists():
-                write_json(self.path / CONFIG, config)
+            write_json(self.path / CONFIG, config, replace=False)  # processes may start together
             self._check_same(config)
             (self.path / SUMMARY).unlink(missing_ok=True)  # it says that a run is done, and this one goes on
             self._file = self._held.enter_context(self._own.open("ab", buffering=0))
             _flock(self._file, fcntl.LOCK_EX, self._own)
             _drop_torn_line(self._own)
-            self.lines = read_folder_lines(self.path, self._stem)
+            self._lines = _by_index(read_folder_lines(self.path, self._stem))
         except OSError as error:
             self.close()
             if error.errno == errno.ENOSPC:
@@ -137,6 +136,11 @@ class RunFolder:
                 "them aside, or --run_name to write elsewhere"
             )
 
+    @property
+    def lines(self) -> list[ResultLine]:
+        """What was on disk when the folder was opened, of all processes, and what was appended; an index once."""
+        return list(self._lines.values())
+
     def done(self) -> set[int]:
         """Indices of the problems that have a line; one that failed is tried again."""
         return {line.index for line in self.lines if not line.failed}
@@ -156,21 +160,23 @@ class RunFolder:
                 )
 
     def append(self, line: ResultLine) -> None:
-        """Write one line; it is handed to the operating system before this returns."""
+        """Write one line; it is on the disk when this returns."""
         assert self._file is not None, "open() comes first"
         content = _as_bytes(line)
         if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, "No space left on device", str(self._own))
-        self.lines.append(line)
+        os.fsync(self._file.fileno())
+        self._lines[line.index] = line
 
     def forget(self, unwanted: Callable[[ResultLine], bool]) -> None:
         """Take lines as not done, so that their problems come again; on disk the later line of an index counts."""
-        self.lines = [line for line in self.lines if not unwanted(line)]
+        self._lines = _by_index([line for line in self.lines if not unwanted(line)])
 
-    def write_logistics(self, lines: Sequence[ResultLine] | None = None) -> None:
-        """Derive logistics.pt from the lines, replacing an older one; without `lines`, from those of all processes."""
-        if lines is None:
-            lines = read_folder_lines(self.path, self._stem)
+    def write_logistics(self) -> None:
+        """Derive logistics.pt from the lines so far, replacing an older one."""
+        self._log(self.lines if self._shard.alone else read_folder_lines(self.path, self._stem))
+
+    def _log(self, lines: Sequence[ResultLine]) -> None:
         ordered = sorted(lines, key=lambda line: line.index)
         log = {
             "results_history": [line.correct for line in ordered],
@@ -187,9 +193,9 @@ class RunFolder:
         Returns:
             The summary; None where problems are still without a line.
         """
-        self.lines = read_folder_lines(self.path, self._stem)
+        self._lines = _by_index(read_folder_lines(self.path, self._stem))
         lines = [line for line in self.lines if line.index in indices]
-        self.write_logistics(lines)
+        self._log(lines)
         if {line.index for line in lines} != indices:
             return None
         summary = summarise(lines) | {"config_hash": config_hash(read_json(self.path / CONFIG))}
@@ -253,6 +259,10 @@ def _mean_details(lines: Sequence[ResultLine]) -> Json:
     columns |= {"first_reward": [tried[0] for tried in rewards], "last_reward": [tried[-1] for tried in rewards]}
     present = {name: [value for value in column if value is not None] for name, column in columns.items()}
     return {name: sum(values) / len(values) for name, values in present.items() if values}
+
+
+def _by_index(lines: Sequence[ResultLine]) -> dict[int, ResultLine]:
+    return {line.index: line for line in lines}
 
 
 def lines_files(folder: Path, stem: str = RESULTS) -> list[Path]:

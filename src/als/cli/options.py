@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
-import os
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from als.errors import UserError, is_out_of_memory
+from als.launch import launched
 
 C = TypeVar("C")
 
@@ -176,12 +176,6 @@ class FolderConfig:
             raise UserError("--resume and --overwrite contradict each other; leave out one")
         name = self.run_name
         check(name is None or (bool(name) and "/" not in name), "run_name", name, "a name without a slash")
-        environment = [os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")]
-        if not (all(map(str.isdecimal, environment)) and int(environment[0]) < int(environment[1])):
-            raise UserError(
-                f"the environment's RANK and WORLD_SIZE are {' and '.join(environment)}, which no launcher sets; "
-                "unset them, or give --shard"
-            )
         index, slash, count = (self.shard or "1/1").partition("/")
         well_formed = bool(slash) and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)
         check(well_formed, "shard", self.shard, "i/n with i from 1 to n, for example 3/16")
@@ -194,12 +188,12 @@ class FolderConfig:
     @property
     def process(self) -> int:
         """Which of the processes that share the run this is, from 0: by --shard, or by what launched it."""
-        return int(self.shard.partition("/")[0]) - 1 if self.shard else int(os.environ.get("RANK", "0"))
+        return int(self.shard.partition("/")[0]) - 1 if self.shard else launched()[0]
 
     @property
     def processes(self) -> int:
         """How many processes share the run."""
-        return int(self.shard.partition("/")[2]) if self.shard else int(os.environ.get("WORLD_SIZE", "1"))
+        return int(self.shard.partition("/")[2]) if self.shard else launched()[1]
 
 
 class Terminated(BaseException):
