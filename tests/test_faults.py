@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("ALS_KILLS", "10"))
 SEED = int(os.environ.get("ALS_SEED", "0"))
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # in a container, mostly
 MODEL = "SmolLM2-135M-Instruct"
 N = 12
 
@@ -71,7 +72,7 @@ def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...
     name, *arguments = command
     return subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / "src" / f"{name}.py"), *arguments, "--output_dir", str(output), *more],
-        env=ONE_THREAD,
+        env=ONE_THREAD | MPI_AS_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -136,7 +137,7 @@ def uninterrupted(commands, tmp_path_factory):
     return run
 
 
-@pytest.mark.timeout(60 + 40 * KILLS)
+@pytest.mark.timeout(100 + 100 * KILLS)
 @pytest.mark.parametrize("mode", ["collect_states", "als", "latentseek"])
 def test_killed_at_random_instants(mode, commands, uninterrupted, tmp_path) -> None:
     straight, seconds = uninterrupted(mode)
