@@ -176,7 +176,7 @@ class Generation:
 
     def _new_flight(self) -> Flight:
         temperature = self.sampling.temperature if self.sampling else None
-        lanes = max(self._samples, self.engine.batch_size)
+        lanes = max(self._samples, min(self.engine.batch_size, len(self.ids) * self._samples))
         return self.engine.flight(lanes, self.max_new_tokens, temperature=temperature, **self.hooked)
 
     def _boarding(self) -> list[list[int]]:
