@@ -15,6 +15,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -189,10 +190,17 @@ class VllmEngine:
                     slots = [slot for slot, _ in ended]
                     reports = self.llm.collective_rpc("als_read", args=(slots,)) if hooked else []
                     yield from self._outputs([answer for _, answer in ended], reports)
-        finally:
-            flight.abort()
-            if hooked:
-                self.llm.collective_rpc("als_stop")
+        except BaseException:
+            # Ctrl-C reaches vLLM's processes as well; that they cannot answer any more is not the news.
+            with suppress(Exception):
+                flight.abort()
+                self._unhook(hooked)
+            raise
+        self._unhook(hooked)
+
+    def _unhook(self, hooked: bool) -> None:
+        if hooked:
+            self.llm.collective_rpc("als_stop")
 
     def _order(self, steering: Steering | None, capture_states: bool, slots: int) -> Order:
         order = Order(slots=slots, capture_states=capture_states, steering=None)
@@ -313,8 +321,6 @@ class Flight:
         """Take back what is still under way."""
         if self._names:
             self.llm.abort_request(list(self._names.values()))
-        while self.llm.has_unfinished_requests():
-            self.llm.step()
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -369,6 +375,7 @@ def _start(arguments: dict[str, Any], platform: str) -> Any:
         "async_scheduling": False,  # it computes a position beyond the end token, which would be counted
         "max_model_len": -1,  # the model's own, or what there is memory for
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "worker_extension_cls": "als.engines.vllm_worker.SteeringExtension",
     }
     if platform == "cpu" and "gpu_memory_utilization" not in arguments and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
