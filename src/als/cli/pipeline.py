@@ -66,7 +66,7 @@ def _load_transformers(config: ModelConfig) -> TransformersEngine:
 
 
 def _load_vllm(config: ModelConfig) -> VllmEngine:
-    from als.engines.vllm_engine import VllmEngine, VllmOptions
+    from als.engines.vllm_engine import VllmEngine
 
     return VllmEngine.load(
         config.model_name_or_path,
@@ -76,7 +76,7 @@ def _load_vllm(config: ModelConfig) -> VllmEngine:
         trust_remote_code=config.trust_remote_code,
         batch_size=config.batch_size,
         seed=config.seed,
-        options=VllmOptions(**{name: getattr(config, name) for name in ENGINE_OPTIONS["vllm"]}),
+        options={name: value for name in ENGINE_OPTIONS["vllm"] if (value := getattr(config, name)) is not None},
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,24 +38,6 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'als-steering[vllm]'"
 CPU_CACHE_BYTES = 4 * 2**30
 """What keys and values may take on a CPU, where vLLM's own default would be nearly all of the machine's memory."""
-
-
-@dataclass(frozen=True)
-class VllmOptions:
-    """What is handed to vLLM as it is; None leaves its default."""
-
-    tensor_parallel_size: int | None = None
-    """Devices over which every layer is spread."""
-    pipeline_parallel_size: int | None = None
-    """Groups of devices over which the layers are dealt out."""
-    gpu_memory_utilization: float | None = None
-    """Share of the device's memory for weights and cache."""
-    max_num_seqs: int | None = None
-    """Answers in flight together; otherwise the batch size."""
-
-    def given(self) -> dict[str, Any]:
-        """Those that are not None."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class VllmEngine:
@@ -86,11 +68,14 @@ class VllmEngine:
         trust_remote_code: bool = False,
         batch_size: int = 32,
         seed: int = 42,
-        options: VllmOptions | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> VllmEngine:
-        """Start vLLM with a model; arguments as those of `als.models.load_model`.
+        """Start vLLM with a model. A .gguf file is converted once, into the user's cache folder.
 
-        A .gguf file is converted once, into the user's cache folder.
+        Args:
+            name_or_path: as dtype, device and the two permissions, see `als.models.load_model`.
+            batch_size: answers in flight together.
+            options: more arguments of vLLM's EngineArgs, for example tensor_parallel_size.
 
         Raises:
             UserError: vLLM is not installed, or cannot run this model here.
@@ -109,7 +94,7 @@ class VllmEngine:
             "trust_remote_code": trust_remote_code,
             "seed": seed,
             "max_num_seqs": batch_size,
-            **(options or VllmOptions()).given(),
+            **(options or {}),
         }
         try:
             return cls(_start(arguments, platform), model, tokenizer)

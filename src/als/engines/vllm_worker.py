@@ -18,10 +18,13 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from als.models import decoder_blocks
 from als.steering import steered
+
+Integers = NDArray[np.int64]
 
 
 class Order(TypedDict):
@@ -138,32 +141,20 @@ class Hooks:
 
     def _prepared_forward(self, *args: Any, **kwargs: Any) -> Any:
         batch = self.runner.input_batch
-        lengths = np.diff(self.runner.query_start_loc.np[: batch.num_reqs + 1])
-        emits, rows = self._plan(batch, lengths)
+        requests = batch.num_reqs
+        emits, rows = plan(
+            slots=np.array([slot_of(name) for name in batch.req_ids[:requests]], dtype=np.int64),
+            lengths=np.diff(self.runner.query_start_loc.np[: requests + 1]).astype(np.int64),
+            starts=batch.num_computed_tokens_cpu[:requests].astype(np.int64),
+            prompts=batch.num_prompt_tokens[:requests].astype(np.int64),
+            next_positions=self.next_positions,
+        )
         # A shorter step, or one that is padded to a captured size, must not see what an earlier one left.
         self.emits.zero_()
         self.rows.fill_(self.slots)
         self.emits[: len(emits)].copy_(torch.from_numpy(emits), non_blocking=True)
         self.rows[: len(rows)].copy_(torch.from_numpy(rows), non_blocking=True)
         return self._forward(*args, **kwargs)
-
-    def _plan(self, batch: Any, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[Any, Any]:
-        """Which tokens of this step emit ([T] bool), and the row of the sums that each adds to ([T] int64).
-
-        A request that vLLM preempted comes back with all it had generated as one long prompt: those positions
-        are steered again, for the cache, but they have been counted.
-        """
-        requests = batch.num_reqs
-        slots = np.array([slot_of(name) for name in batch.req_ids[:requests]])  # [requests]
-        starts = batch.num_computed_tokens_cpu[:requests].astype(np.int64)
-        first_emitting = batch.num_prompt_tokens[:requests].astype(np.int64) - 1
-        ends = starts + lengths
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        positions = np.repeat(starts, lengths) + within  # [T] of each token in its own sequence
-        emits = positions >= np.repeat(first_emitting, lengths)
-        counts = emits & (positions >= np.repeat(self.next_positions[slots], lengths))
-        self.next_positions[slots] = np.maximum(self.next_positions[slots], ends)
-        return emits, np.where(counts, np.repeat(slots, lengths), self.slots)
 
     def _steer(self, block: torch.nn.Module, order: SteeringOrder) -> None:
         device = self.runner.device
@@ -191,6 +182,33 @@ class Hooks:
             sums.index_add_(0, self.rows[: len(stream)], stream.float())
 
         self._handles.append(block.register_forward_hook(hook))
+
+
+def plan(
+    *, slots: Integers, lengths: Integers, starts: Integers, prompts: Integers, next_positions: Integers
+) -> tuple[NDArray[np.bool_], Integers]:
+    """Which tokens of a step emit, and whose sums they add to.
+
+    A request that vLLM has preempted comes back with all it had generated as one long prompt: those positions
+    are steered again, for the cache, but have been counted before.
+
+    Args:
+        slots: [R] of each request in the step, in the order of their tokens.
+        lengths: [R] tokens that each has in the step.
+        starts: [R] position of the first of them in its own sequence.
+        prompts: [R] tokens of each prompt.
+        next_positions: [all slots] first position that is not counted yet; moved on to the step's end.
+
+    Returns:
+        emits ([T] bool), rows ([T]: the slot, or len(next_positions) where nothing is to be counted).
+    """
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    positions = np.repeat(starts, lengths) + within  # [T]
+    emits = positions >= np.repeat(prompts - 1, lengths)
+    counts = emits & (positions >= np.repeat(next_positions[slots], lengths))
+    rows = np.where(counts, np.repeat(slots, lengths), len(next_positions))
+    next_positions[slots] = np.maximum(next_positions[slots], starts + lengths)
+    return emits, rows
 
 
 def request_name(slot: int) -> str:
