@@ -21,13 +21,19 @@ collect_ignore_glob = [] if _found and _found.origin else ["test_*.py"]
 
 @pytest.fixture(scope="session")
 def start_vllm(smollm2_path) -> Callable[..., Any]:
-    """Starts vLLM in this process; the options are those of `VllmEngine.load`."""
+    """Starts vLLM in this process; the options are those of `VllmEngine.load`.
+
+    Several may live side by side. None may go before the process ends: it would take the process groups away that
+    all of them use.
+    """
     from als.engines.vllm_engine import VllmEngine
 
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    engines = []
 
-    def start(**options: Any) -> Any:
-        return VllmEngine.load(smollm2_path, **{"dtype": "float32", "batch_size": PROMPTS, **options})
+    def start(model: Any = smollm2_path, **options: Any) -> Any:
+        engines.append(VllmEngine.load(model, **{"dtype": "float32", "batch_size": PROMPTS, **options}))
+        return engines[-1]
 
     return start
 

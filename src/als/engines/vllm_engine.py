@@ -101,10 +101,6 @@ class VllmEngine:
         except Exception as error:  # of many kinds, and often with its cause in another process
             raise UserError(f"vLLM cannot run the model {str(name_or_path)!r} here: {first_line(error)}") from error
 
-    def close(self) -> None:
-        """End vLLM's processes and give back its memory; without it that happens when Python exits."""
-        self.llm.engine_core.shutdown()
-
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """The exact prompt text of a conversation, by the model's chat template."""
         return render_chat(self.tokenizer, messages)
@@ -352,7 +348,7 @@ def _start(arguments: dict[str, Any], platform: str) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    fixed = {
+    defaults = {
         "skip_tokenizer_init": True,
         "generation_config": "vllm",  # not the checkpoint's: a repetition penalty is no plain argmax
         "enforce_eager": True,
@@ -364,5 +360,5 @@ def _start(arguments: dict[str, Any], platform: str) -> Any:
         "worker_extension_cls": "als.engines.vllm_worker.SteeringExtension",
     }
     if platform == "cpu" and "gpu_memory_utilization" not in arguments and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        fixed["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-    return LLMEngine.from_engine_args(EngineArgs(**fixed, **arguments))
+        defaults["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+    return LLMEngine.from_engine_args(EngineArgs(**(defaults | arguments)))
