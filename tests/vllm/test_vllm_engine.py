@@ -60,7 +60,7 @@ def cramped_engine(start_vllm, bench: Bench):
     """Few blocks of cache, two or three answers' worth; prompts come in pieces; slots are used again and again."""
     return start_vllm(
         batch_size=6,
-        options={"num_gpu_blocks_override": 13, "block_size": 32, "max_num_batched_tokens": 40, "max_model_len": 256},
+        options={"num_gpu_blocks_override": 13, "max_num_batched_tokens": 40, "max_model_len": 256},
     )
 
 
@@ -96,11 +96,10 @@ def test_two_alphas_in_a_row_are_two_fresh_engines(bench: Bench, start_vllm, lon
     strong = bench.steering(LAYER, "raw", None)
     weak = replace(strong, alpha=0.7)
     orders: list[dict[str, Any]] = [{"steering": strong}, {"steering": weak}, {}, {"steering": strong}]
-    used = start_vllm(options={"block_size": 32})
-    in_a_row = [texts(answers(used, long_prompts, max_new_tokens=64, **order)) for order in orders]
+    in_a_row = [texts(answers(bench.vllm, long_prompts, max_new_tokens=64, **order)) for order in orders]
     fresh = []
     for order in orders[:3]:
-        engine = start_vllm(options={"block_size": 32, "enable_prefix_caching": False})
+        engine = start_vllm(options={"enable_prefix_caching": False})
         fresh.append(texts(answers(engine, long_prompts, max_new_tokens=64, **order)))
     assert in_a_row == [*fresh, fresh[0]]
     assert len({tuple(said) for said in fresh}) == 3
@@ -179,7 +178,7 @@ def test_end_tokens_are_the_checkpoints_and_its_sampling_defaults_are_not_applie
     smollm2, smollm2_path, start_vllm, bench: Bench, tmp_path
 ) -> None:
     """A repetition penalty would change every answer; a second end token, " the", ends most of them early."""
-    model, tokenizer = smollm2
+    _, tokenizer = smollm2
     (the,) = tokenizer(" the", add_special_tokens=False)["input_ids"]
     for file in smollm2_path.iterdir():
         (tmp_path / file.name).symlink_to(file.resolve())
@@ -207,7 +206,7 @@ def test_end_tokens_are_the_checkpoints_and_its_sampling_defaults_are_not_applie
 def test_what_vllm_cannot_do_is_refused(bench: Bench) -> None:
     with pytest.raises(UserError, match="--engine transformers"):
         next(bench.vllm.generate(["Hi"], max_new_tokens=2, gates=lambda: pytest.fail("no gate is made")))
-    with pytest.raises(UserError, match="--max_new_tokens 9000 .* of 8192; give at most 81"):
+    with pytest.raises(UserError, match=r"--max_new_tokens 9000 .* of 8192; give at most 81"):
         bench.vllm.check_prompts(["Hi"], max_new_tokens=9000)
     with pytest.raises(UserError, match="layer_idx 30"):
         next(bench.vllm.generate(["Hi"], max_new_tokens=2, steering=Steering(bench.vector, 30)))
@@ -215,5 +214,5 @@ def test_what_vllm_cannot_do_is_refused(bench: Bench) -> None:
 
 
 def test_a_model_that_vllm_cannot_run_is_one_sentence(start_vllm) -> None:
-    with pytest.raises(UserError, match="vLLM cannot run the model .*SmolLM2"):
+    with pytest.raises(UserError, match=r"vLLM cannot run the model .*SmolLM2"):
         start_vllm(options={"tensor_parallel_size": 7})

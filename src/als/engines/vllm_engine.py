@@ -39,6 +39,9 @@ INSTALL = "pip install 'als-steering[vllm]'"
 CPU_CACHE_BYTES = 4 * 2**30
 """What keys and values may take on a CPU, where vLLM's own default would be nearly all of the machine's memory."""
 
+CPU_BLOCK = 32
+"""Tokens a block of the cache, and so the least that prompts can share; vLLM's own 128 is longer than many prompts."""
+
 
 class VllmEngine:
     """See `engines.base.Engine`; gates, which read every token on the host, are the other engine's.
@@ -157,16 +160,14 @@ class VllmEngine:
         hooked = order["steering"] is not None or capture_states
         if hooked:
             self.llm.collective_rpc("als_start", args=(order,))
+        salts = self._salts(ids, steering)
         todo = deque((i, divmod(i, samples)) for i in range(len(ids) * samples))
         try:
             while todo or flight.answers:
                 while todo and flight.free:
                     i, (prompt, sample) = todo.popleft()
                     parameters = self._parameters(max_new_tokens, sampling, prompt, sample)
-                    # Under steering, generated positions are not what a prompt's would be, so no other
-                    # prompt may find them in vLLM's prefix cache, nor may a later run.
-                    salt = f"{self._runs}/{prompt}" if steering else None
-                    flight.add(Answer(i, ids[prompt]), parameters, salt)
+                    flight.add(Answer(i, ids[prompt]), parameters, salts[prompt])
                 if ended := flight.step():
                     slots = [slot for slot, _ in ended]
                     reports = self.llm.collective_rpc("als_read", args=(slots,)) if hooked else []
@@ -182,6 +183,18 @@ class VllmEngine:
     def _unhook(self, hooked: bool) -> None:
         if hooked:
             self.llm.collective_rpc("als_stop")
+
+    def _salts(self, ids: list[list[int]], steering: Steering | None) -> list[str | None]:
+        """For each prompt, what sets its entries in vLLM's prefix cache apart; equal salts share, None is a salt.
+
+        What was computed under one vector must serve under no other, hence a salt a run. And the state after a
+        prompt is steered from its last token on: a prompt that begins with the whole of another would find steered
+        states where its own are plain, hence one of its own.
+        """
+        if steering is None:
+            return [None] * len(ids)
+        own = longer_than_another(ids)
+        return [f"{self._runs}/{i if i in own else ''}" for i in range(len(ids))]
 
     def _order(self, steering: Steering | None, capture_states: bool, slots: int) -> Order:
         order = Order(slots=slots, capture_states=capture_states, steering=None)
@@ -311,6 +324,18 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
     return _end_tokens(model, tokenizer)
 
 
+def longer_than_another(prompts: Sequence[list[int]]) -> set[int]:
+    """Indices of the prompts that begin with the whole of another one and go on."""
+    found: set[int] = set()
+    shortest: list[int] | None = None
+    for i in sorted(range(len(prompts)), key=prompts.__getitem__):  # those that begin alike become neighbours
+        if shortest is None or prompts[i][: len(shortest)] != shortest:
+            shortest = prompts[i]
+        elif len(prompts[i]) > len(shortest):
+            found.add(i)
+    return found
+
+
 def _mean_states(reports: Sequence[Report], counts: Sequence[int]) -> list[Tensor | None]:
     """For each answer [L, D] float32: its sums, whose layers may come from several workers, over its positions."""
     layers = {layer: sums for report in reports for layer, sums in report["states"].items()}
@@ -361,4 +386,6 @@ def _start(arguments: dict[str, Any], platform: str) -> Any:
     }
     if platform == "cpu" and "gpu_memory_utilization" not in arguments and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         defaults["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+    if platform == "cpu":
+        defaults["block_size"] = CPU_BLOCK
     return LLMEngine.from_engine_args(EngineArgs(**(defaults | arguments)))
