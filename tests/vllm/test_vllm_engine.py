@@ -56,23 +56,26 @@ def test_every_emitting_position_is_counted_once(bench: Bench, smollm2_prompts) 
 
 
 @pytest.fixture(scope="module")
-def cramped_engine(start_vllm, bench: Bench):
-    """Few blocks of cache, two or three answers' worth; prompts come in pieces; slots are used again and again."""
-    return start_vllm(
-        batch_size=6,
-        options={"num_gpu_blocks_override": 13, "max_num_batched_tokens": 40, "max_model_len": 256},
-    )
+def cramped_engine(start_vllm):
+    """Few blocks of cache, and prompts in pieces; all of what was preempted is computed again."""
+    room = {"num_gpu_blocks_override": 12, "max_num_batched_tokens": 40, "max_model_len": 256}
+    return start_vllm(batch_size=6, options={**room, "enable_prefix_caching": False})
 
 
 def test_preempted_answers_and_prompts_in_pieces(bench: Bench, cramped_engine, monkeypatch) -> None:
     scheduler = cramped_engine.llm.engine_core.engine_core.scheduler
-    preempted = []
+    preempted: list[int] = []  # generated tokens of each
     preempt = scheduler._preempt_request
-    monkeypatch.setattr(scheduler, "_preempt_request", lambda *a, **k: preempted.append(a) or preempt(*a, **k))
-    options = {"steering": bench.steering(LAYER, "raw", 0.1), "capture_states": True, "max_new_tokens": 48}
+
+    def count(request: Any, *rest: Any, **options: Any) -> Any:
+        preempted.append(request.num_tokens - request.num_prompt_tokens)
+        return preempt(request, *rest, **options)
+
+    monkeypatch.setattr(scheduler, "_preempt_request", count)
+    options = {"steering": bench.steering(LAYER, "raw", 0.1), "capture_states": True, "max_new_tokens": 60}
     prompts = bench.prompts[:14]  # more than two batches of slots
     theirs, ours = (answers(engine, prompts, **options) for engine in (bench.transformers, cramped_engine))
-    assert preempted
+    assert max(preempted) > 10
     assert [no_seconds(a) for a in theirs] == [no_seconds(b) for b in ours]
     for a, b in zip(theirs, ours, strict=True):
         assert a.steered_fraction == pytest.approx(b.steered_fraction, abs=1e-6)
@@ -84,11 +87,9 @@ def test_preempted_answers_and_prompts_in_pieces(bench: Bench, cramped_engine, m
 
 @pytest.fixture(scope="module")
 def long_prompts(bench: Bench) -> list[str]:
-    """Prompts of several blocks with a common beginning; one goes on where another's steered answer ends."""
+    """Prompts of several blocks with a common beginning."""
     turns = "".join(f"<|im_start|>user\nWhat is {i} + {i}?<|im_end|>\n" for i in range(12))
-    first = [turns + prompt for prompt in bench.prompts[:3]]
-    said = texts(answers(bench.vllm, first[:1], steering=bench.steering(LAYER, "raw", None), max_new_tokens=64))[0]
-    return [*first, first[0] + said + " So"]
+    return [turns + prompt for prompt in bench.prompts[:3]]
 
 
 def test_two_alphas_in_a_row_are_two_fresh_engines(bench: Bench, start_vllm, long_prompts) -> None:
@@ -103,6 +104,17 @@ def test_two_alphas_in_a_row_are_two_fresh_engines(bench: Bench, start_vllm, lon
         fresh.append(texts(answers(engine, long_prompts, max_new_tokens=64, **order)))
     assert in_a_row == [*fresh, fresh[0]]
     assert len({tuple(said) for said in fresh}) == 3
+
+
+def test_a_prompt_that_goes_on_where_a_steered_answer_ended(bench: Bench, start_vllm, long_prompts) -> None:
+    """There the answer's tokens are a prompt's, which is not steered; its keys and values must not be the answer's."""
+    steering = bench.steering(LAYER, "raw", None)
+    engine = start_vllm(batch_size=1)  # so that the answer is in the cache before the prompt comes
+    options = {"steering": steering, "max_new_tokens": 40}
+    (said,) = texts(answers(engine, long_prompts[:1], **options))
+    going_on = long_prompts[0] + said + " So"
+    (alone,) = texts(answers(engine, [going_on], **options))
+    assert texts(answers(engine, [long_prompts[0], going_on], **options)) == [said, alone]
 
 
 def test_samples_of_a_prompt_share_its_cache(bench: Bench, long_prompts, monkeypatch) -> None:
