@@ -73,6 +73,50 @@ def load_model(
     return model.eval().requires_grad_(False), tokenizer
 
 
+def load_skeleton(
+    name_or_path: str | Path, *, dtype: torch.dtype, allow_pickle: bool = False, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model without its weights, for an engine that reads them itself, and the tokenizer.
+
+    A .gguf file is converted to a safetensors folder once, in the user's cache folder.
+
+    Returns:
+        The model on the meta device (its name_or_path says where the weights are), and the tokenizer.
+
+    Raises:
+        UserError: nothing loadable at that name, no weights in a form that may be read, no chat template.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = _source(name_or_path)
+    if "gguf_file" in source:
+        name_or_path = converted_gguf(Path(name_or_path).expanduser())
+        source = _source(name_or_path)
+    folder = Path(source["pretrained_model_name_or_path"])
+    if folder.is_dir() and not allow_pickle and not any(folder.glob("*.safetensors")):
+        raise UserError(f"model {str(name_or_path)!r} has no safetensors weights; expected {WEIGHTS}")
+    source |= {"trust_remote_code": trust_remote_code}
+    tokenizer = _load_tokenizer(name_or_path, source)
+    config = _from_pretrained("AutoConfig", name_or_path, source)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model.name_or_path = source["pretrained_model_name_or_path"]
+    model.generation_config = _generation_config(source, config)
+    return model, tokenizer
+
+
+def _generation_config(source: dict[str, Any], config: Any) -> Any:
+    """The checkpoint's generation config; where it has no such file, what its configuration says."""
+    from transformers import GenerationConfig
+
+    where = {name: value for name, value in source.items() if name != "pretrained_model_name_or_path"}
+    try:
+        return GenerationConfig.from_pretrained(source["pretrained_model_name_or_path"], **where)
+    except OSError:
+        return GenerationConfig.from_model_config(config)
+
+
 def resolve_device(device: str) -> torch.device:
     """The device a --device value names.
 
@@ -207,6 +251,24 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     plain.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
     draft.rename(folder)
+
+
+def converted_gguf(gguf: Path) -> Path:
+    """The safetensors folder of a .gguf file, made at the first call; another file, or a changed one, has another."""
+    import fcntl
+    import hashlib
+    import os
+
+    state = gguf.resolve().stat()
+    identity = hashlib.sha256(f"{gguf.resolve()}/{state.st_size}/{state.st_mtime_ns}".encode()).hexdigest()[:16]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "als-steering"
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"{gguf.stem}-{identity}"
+    with (root / f"{folder.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of processes that start together one converts, the others wait
+        if not folder.is_dir():
+            convert_gguf(gguf, folder)
+    return folder
 
 
 def _source(name_or_path: str | Path) -> dict[str, Any]:

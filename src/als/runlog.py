@@ -34,6 +34,9 @@ LOGISTICS = "logistics.pt"
 LOCK = ".lock"
 AVERAGED_DETAILS = ("steered_fraction", "mean_cosine", "json_valid", "steps", "updated_tokens", "without_verdict")
 
+LATER_FIELDS = {"engine": "transformers"}
+"""Fields of config.json that the oldest folders lack, and what held for those."""
+
 Json = dict[str, Any]
 
 
@@ -223,10 +226,10 @@ class RunFolder:
         return file
 
     def _check_same(self, config: Json) -> None:
-        then = read_json(self.path / CONFIG)
-        differing = sorted(name for name in then.keys() | config.keys() if then.get(name) != config.get(name))
+        then, now = LATER_FIELDS | read_json(self.path / CONFIG), LATER_FIELDS | config
+        differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         if differing:
-            fields = "; ".join(f"{name}: then {then.get(name)!r}, now {config.get(name)!r}" for name in differing)
+            fields = "; ".join(f"{name}: then {then.get(name)!r}, now {now.get(name)!r}" for name in differing)
             raise UserError(
                 f"{str(self.path)!r} belongs to another configuration ({fields}); give the same options again, "
                 "--overwrite to move it aside, or --run_name to write elsewhere"

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -83,7 +83,23 @@ class RowTally:
     """[B] bool: rows where steering is allowed at all; None allows every row."""
 
 
-def steered(h: Tensor, v: Tensor, steering: Steering, gate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+class Strength(Protocol):
+    """What the formula reads of a Steering; tensors of one element where a CUDA graph must not hold the numbers."""
+
+    @property
+    def alpha(self) -> float | Tensor:
+        """Steering strength."""
+
+    @property
+    def alpha_scale(self) -> str:
+        """One of ALPHA_SCALES."""
+
+    @property
+    def similarity_threshold(self) -> float | Tensor | None:
+        """Tau; None, or infinity, steers everywhere."""
+
+
+def steered(h: Tensor, v: Tensor, steering: Strength, gate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Apply the formula to states of emitting positions.
 
     Args:

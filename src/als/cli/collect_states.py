@@ -85,7 +85,8 @@ def run(config: Config) -> int:
 
 def _folder(config: Config) -> Path:
     rule = f"thresh{config.good_example_threshold}" if config.label_by == "verifiers" else "answer"
-    name = f"prompt{config.solver_prompt_idx}_{rule}" + (f"_{config.run_name}" if config.run_name else "")
+    engine = "vllm" if config.engine == "vllm" else ""
+    name = "_".join(filter(None, (f"prompt{config.solver_prompt_idx}", rule, config.run_name or engine)))
     return run_root(config.output_dir, config.model_name_or_path, config.dataset) / "state_collection" / name
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command
 from als.cli.pipeline import exit_code, identity, load_engine, read_problems, record, run_root, shard
 from als.errors import UserError
-from als.generation import MODES, STEERED_MODES
+from als.generation import MODES, STEERED_MODES, TRANSFORMERS_MODES
 
 if TYPE_CHECKING:
-    from als.engines.transformers_engine import TransformersEngine
+    from als.cli.pipeline import LoadedEngine
     from als.generation.settings import Settings
     from als.records import Problem, ResultLine
     from als.runlog import RunFolder
@@ -98,6 +98,11 @@ class Config(FolderConfig, DataConfig, ModelConfig):
             raise UserError(
                 f"--sc_steered belongs to --generation_mode self_consistency, not to {self.generation_mode!r}"
             )
+        if self.engine == "vllm" and self.generation_mode in TRANSFORMERS_MODES:
+            raise UserError(
+                f"--generation_mode {self.generation_mode} needs --engine transformers: "
+                "vLLM has no place for a gate or a gradient"
+            )
         if self.generation_mode == "als_gated" and 0 in self.prompts_to_run:
             raise UserError(
                 "--generation_mode als_gated steers inside JSON answers, which prompt 0 does not ask for; "
@@ -152,9 +157,7 @@ def run(config: Config) -> int:
     return exit_code(summaries)
 
 
-def _identity(
-    config: Config, engine: TransformersEngine, prompt_idx: int, vector: SteeringVector | None
-) -> dict[str, Any]:
+def _identity(config: Config, engine: LoadedEngine, prompt_idx: int, vector: SteeringVector | None) -> dict[str, Any]:
     """The content of a run's config.json."""
     return identity(
         config,
@@ -168,7 +171,7 @@ def _identity(
 
 
 def _evaluate(
-    config: Config, engine: TransformersEngine, problems: list[Problem], folder: RunFolder, settings: Settings
+    config: Config, engine: LoadedEngine, problems: list[Problem], folder: RunFolder, settings: Settings
 ) -> None:
     """Answer what has no line yet."""
     from als.generation import mode_function
@@ -187,7 +190,7 @@ def _appended(folder: RunFolder, lines: Iterator[ResultLine]) -> Iterator[Result
         yield line
 
 
-def _settings(config: Config, prompt_idx: int, engine: TransformersEngine, vector: SteeringVector | None) -> Settings:
+def _settings(config: Config, prompt_idx: int, engine: LoadedEngine, vector: SteeringVector | None) -> Settings:
     from als.benchmarks import find_benchmark
     from als.generation.settings import LatentSeekSettings, SelfConsistencySettings, Settings
 
@@ -213,7 +216,7 @@ def _settings(config: Config, prompt_idx: int, engine: TransformersEngine, vecto
 def run_folder(config: Config, prompt_idx: int) -> Path:
     """output/<model>-<dataset>/<mode>_eval/prompt_<i>, and what sets the run apart from the default one.
 
-    Split, subset, and for steered modes alpha, layer, tau and scale are named where they differ from the
+    Split, subset, engine, and for steered modes alpha, layer, tau and scale are named where they differ from the
     defaults, and the vector where the folder already belongs to a vector file of another name, so that runs
     which differ in them never meet. --run_name takes the place of all that.
     """
@@ -241,6 +244,7 @@ def _distinctions(config: Config) -> list[str]:
         parts += [config.alpha_scale] if config.alpha_scale != "raw" else []
         parts += [f"layer{config.layer_idx}"] if config.layer_idx != -2 else []
         parts += [f"tau{tau}"] if config.similarity_threshold != 0.1 else []
+    parts += ["vllm"] if config.engine == "vllm" else []
     return parts
 
 
@@ -252,7 +256,7 @@ def _vector_of(folder: Path) -> str | None:
     return read_json(path).get("vector") if path.exists() else None
 
 
-def _steering(config: Config, vector: SteeringVector, engine: TransformersEngine) -> Steering:
+def _steering(config: Config, vector: SteeringVector, engine: LoadedEngine) -> Steering:
     """The steering of a run, checked against the model."""
     import warnings
 

@@ -129,6 +129,13 @@ class DataConfig:
     end_data_idx: int | None = option("End of the range, exclusive; otherwise the end of the split.", None)
 
 
+ENGINE_OPTIONS = {
+    "transformers": ("device_map", "attn_implementation"),
+    "vllm": ("tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "max_num_seqs"),
+}
+"""What only that engine knows."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which model, where and how it runs."""
@@ -144,6 +151,15 @@ class ModelConfig:
     attn_implementation: str | None = option("Attention of transformers: sdpa, eager, flash_attention_2.", None)
     allow_pickle: bool = option("Also read weights from pytorch_model.bin, which can run code as it is read.", False)
     trust_remote_code: bool = option("Run the modelling code that comes with the model.", False)
+    engine: str = option(
+        "transformers, or vllm, the faster one, which has to be installed: pip install 'als-steering[vllm]'.",
+        "transformers",
+        choices=("transformers", "vllm"),
+    )
+    tensor_parallel_size: int | None = option("vllm: devices over which each layer is spread.", None)
+    pipeline_parallel_size: int | None = option("vllm: groups of devices over which the layers are dealt out.", None)
+    gpu_memory_utilization: float | None = option("vllm: share of a device's memory that it may take.", None)
+    max_num_seqs: int | None = option("vllm: answers in flight together; otherwise --batch_size.", None)
     batch_size: int = option("Problems in flight together.", 32)
     max_new_tokens: int = option("Generated tokens an answer may have.", 1024)
     seed: int = option("Seed of everything that is drawn.", 42)
@@ -155,6 +171,19 @@ class ModelConfig:
             raise UserError(
                 f"--device {self.device} and --device_map {self.device_map} contradict each other; leave out one"
             )
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        """Values of vLLM's options, and options that only one of the engines knows."""
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_num_seqs"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "at least 1")
+        share = self.gpu_memory_utilization
+        check(share is None or 0 < share <= 1, "gpu_memory_utilization", share, "a share above 0, at most 1")
+        other = "transformers" if self.engine == "vllm" else "vllm"
+        for name in ENGINE_OPTIONS[other]:
+            if (value := getattr(self, name)) is not None:
+                raise UserError(f"--{name} {value} needs --engine {other}; this run's is --engine {self.engine}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

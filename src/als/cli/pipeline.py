@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.cli.options import DataConfig, FolderConfig, ModelConfig
+from als.cli.options import ENGINE_OPTIONS, DataConfig, FolderConfig, ModelConfig
 
 if TYPE_CHECKING:
     from als.engines.transformers_engine import TransformersEngine
+    from als.engines.vllm_engine import VllmEngine
     from als.records import Problem, ResultLine
     from als.runlog import RunFolder, Shard
+
+    LoadedEngine = TransformersEngine | VllmEngine
 
 LOG_EVERY = 10.0
 """Seconds between two updates of logistics.pt, so that a running run can be plotted."""
@@ -36,16 +39,20 @@ def read_problems(config: DataConfig, subset_path: str | None = None) -> list[Pr
     return select(problems, start=config.start_data_idx, end=config.end_data_idx, indices=indices)
 
 
-def load_engine(config: ModelConfig) -> TransformersEngine:
-    """Load the model and build the engine around it."""
+def load_engine(config: ModelConfig) -> LoadedEngine:
+    """Load the model into the engine that --engine names."""
     import torch
     from transformers import logging
 
+    logging.disable_progress_bar()
+    torch.manual_seed(config.seed)
+    return _load_vllm(config) if config.engine == "vllm" else _load_transformers(config)
+
+
+def _load_transformers(config: ModelConfig) -> TransformersEngine:
     from als.engines.transformers_engine import TransformersEngine
     from als.models import load_model
 
-    logging.disable_progress_bar()
-    torch.manual_seed(config.seed)
     model, tokenizer = load_model(
         config.model_name_or_path,
         dtype=config.dtype,
@@ -58,6 +65,21 @@ def load_engine(config: ModelConfig) -> TransformersEngine:
     return TransformersEngine(model, tokenizer, batch_size=config.batch_size)
 
 
+def _load_vllm(config: ModelConfig) -> VllmEngine:
+    from als.engines.vllm_engine import VllmEngine
+
+    return VllmEngine.load(
+        config.model_name_or_path,
+        dtype=config.dtype,
+        device=config.device,
+        allow_pickle=config.allow_pickle,
+        trust_remote_code=config.trust_remote_code,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        options={name: value for name in ENGINE_OPTIONS["vllm"] if (value := getattr(config, name)) is not None},
+    )
+
+
 def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:
     """output/<model>-<dataset>: a data set's name keeps its slash, a path counts by its last part."""
     from als.benchmarks import dataset_label
@@ -66,11 +88,11 @@ def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:
     return Path(output_dir).expanduser() / f"{model_label(model_name_or_path)}-{dataset_label(dataset)}"
 
 
-def identity(config: Any, engine: TransformersEngine, *, prompt_idx: int, mode: str, **more: Any) -> dict[str, Any]:
+def identity(config: Any, engine: LoadedEngine, *, prompt_idx: int, mode: str, **more: Any) -> dict[str, Any]:
     """What makes a run this run and no other: the content of config.json.
 
     The range of problems, the batch size and the device are not part of it: a run may be widened, or go on
-    elsewhere.
+    elsewhere. The engine is: two engines add in another order, and a last digit can decide between two tokens.
     """
     from als.benchmarks import find_benchmark
     from als.models import model_revision
@@ -80,6 +102,7 @@ def identity(config: Any, engine: TransformersEngine, *, prompt_idx: int, mode: 
         "model": str(config.model_name_or_path).rstrip("/"),
         "revision": model_revision(engine.model),
         "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "engine": config.engine,
         "dataset": config.dataset.rstrip("/"),
         "benchmark": find_benchmark(config.dataset, config.benchmark).name,
         "split": config.split,

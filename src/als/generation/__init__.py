@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MODES = ("als", "als_gated", "greedy_cot", "self_consistency", "latentseek")
 STEERED_MODES = ("als", "als_gated")
+TRANSFORMERS_MODES = ("als_gated", "latentseek")
+"""Those that only the transformers engine can run."""
 
 
 def mode_function(mode: str) -> Callable[..., Iterator[ResultLine]]:

@@ -1,0 +1,78 @@
+"""What the tests of vLLM share: both engines on the real model, in float32. Without vLLM none of them is collected.
+
+scripts/test_vllm.sh runs them in an environment that has vLLM. Its engine runs in this process, which saves half
+of its start; test_vllm_cli.py runs the commands as they are, with vLLM in processes of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from vllm_bench import PROMPTS, Bench
+
+# This folder, seen from its parent, is an empty package of that name, and such have no origin.
+_found = importlib.util.find_spec("vllm")
+collect_ignore_glob = [] if _found and _found.origin else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def start_vllm(smollm2_path) -> Callable[..., Any]:
+    """Starts vLLM in this process; the options are those of `VllmEngine.load`.
+
+    Several may live side by side. None may go before the process ends: it would take the process groups away that
+    all of them use.
+    """
+    from als.engines.vllm_engine import VllmEngine
+
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    engines = []
+
+    def start(model: Any = smollm2_path, **options: Any) -> Any:
+        engines.append(VllmEngine.load(model, **{"dtype": "float32", "batch_size": PROMPTS, **options}))
+        return engines[-1]
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(start_vllm):
+    return start_vllm()
+
+
+@pytest.fixture(scope="session")
+def arithmetic_prompts(smollm2_engine) -> list[str]:
+    from als.benchmarks.arithmetic import generate
+    from als.prompts.solver import solver_messages
+
+    questions = [question for question, _ in generate("test")[:PROMPTS]]
+    return [
+        smollm2_engine.render(solver_messages(question, benchmark="arithmetic", prompt_idx=0)) for question in questions
+    ]
+
+
+@pytest.fixture(scope="session")
+def bench(smollm2, vllm_engine, arithmetic_prompts) -> Bench:
+    """The vector is half as long as the states; a seventh of their mean is mixed in, so that tau cuts in the middle."""
+    import torch
+    from torch.nn.functional import normalize
+
+    from als.engines.transformers_engine import TransformersEngine
+    from oracle import block_outputs, llama_blocks
+
+    model, tokenizer = smollm2
+    last = []
+    for prompt in arithmetic_prompts[:4]:
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
+        streams = block_outputs(model, llama_blocks(model), **inputs, use_cache=False)
+        last.append(torch.stack([stream[0, -1] for stream in streams]))
+    states = torch.stack(last)  # [4, L, D]
+    norms = states.norm(dim=-1).mean(dim=0)
+    mean = normalize(states.mean(dim=0), dim=-1)
+    chance = normalize(torch.randn(mean.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
+    vector = normalize(0.15 * mean + chance, dim=-1) * norms[:, None] / 2
+    engine = TransformersEngine(model, tokenizer, batch_size=PROMPTS)
+    return Bench(engine, vllm_engine, arithmetic_prompts, vector, norms)

@@ -1,0 +1,66 @@
+"""Both engines say the same: 32 prompts in float32, at every alpha_scale, with and without tau, at three layers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from vllm_bench import PROMPTS, Bench, answers, texts
+
+from als.steering import Steering, steer
+
+LAYERS = (0, 15, 29)
+CASES = list(itertools.product(LAYERS, ("raw", "unit", "residual"), (None, 0.1)))
+GAP = 1e-3
+"""Two logits that are nearer than this may change places with the order of additions."""
+
+
+@pytest.mark.parametrize(("layer", "scale", "tau"), CASES)
+def test_engines_agree(bench: Bench, layer: int, scale: str, tau: float | None) -> None:
+    steering = bench.steering(layer, scale, tau)
+    theirs, ours = (answers(engine, bench.prompts, steering=steering) for engine in (bench.transformers, bench.vllm))
+    changed = [a != b for a, b in zip(texts(theirs), texts(bench.plain()), strict=True)]
+    assert sum(changed) >= PROMPTS // 2  # otherwise engines that do not steer at all would agree, too
+    different = [i for i, (a, b) in enumerate(zip(texts(theirs), texts(ours), strict=True)) if a != b]
+    assert len(different) <= 1
+    for i in different:
+        assert gap(bench, bench.prompts[i], theirs[i].completion.text, ours[i].completion.text, steering) < GAP
+    same = [pair for i, pair in enumerate(zip(theirs, ours, strict=True)) if i not in different]
+    fractions = {a.steered_fraction for a, _ in same}
+    assert fractions == {1.0} if tau is None else max(fractions) > min(fractions)
+    for a, b in same:
+        assert a.completion.completion_tokens == b.completion.completion_tokens
+        assert a.completion.finish_reason == b.completion.finish_reason
+        assert a.completion.prompt_tokens == b.completion.prompt_tokens
+        assert a.mean_cosine == pytest.approx(b.mean_cosine, abs=1e-5)
+        # A cosine within a rounding error of tau may fall on either side.
+        assert a.steered_fraction == pytest.approx(b.steered_fraction, abs=1 / a.completion.completion_tokens)
+
+
+def test_engines_agree_without_steering(bench: Bench) -> None:
+    ours = answers(bench.vllm, bench.prompts)
+    assert sum(a == b for a, b in zip(texts(bench.plain()), texts(ours), strict=True)) >= PROMPTS - 1
+    assert {(output.steered_fraction, output.mean_cosine, output.mean_state) for output in ours} == {(None,) * 3}
+
+
+@torch.inference_mode()
+def gap(bench: Bench, prompt: str, one: str, other: str, steering: Steering) -> float:
+    """How far apart the logits are of the first two tokens that differ, after the prompt and what is common."""
+    model, tokenizer = bench.transformers.model, bench.transformers.tokenizer
+    ids, *pair = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, one, other))
+    common, tokens = _first_difference(*pair)
+    cache: Any = None
+    with steer(model, steering):
+        for chunk in [ids, *([token] for token in common)]:
+            outputs = model(input_ids=torch.tensor([chunk]), past_key_values=cache, use_cache=True)
+            cache = outputs.past_key_values
+    logits = outputs.logits[0, -1, tokens]
+    return float((logits[0] - logits[1]).abs())
+
+
+def _first_difference(one: list[int], other: list[int]) -> tuple[list[int], list[int]]:
+    """What two lists have in common at the beginning, and the two items after it."""
+    at = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return one[:at], [one[at], other[at]]
