@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+SLACK = 1.5
+"""Columns of an arena for each that is needed."""
+
+
 class ArenaLayer(DynamicLayer):  # type: ignore[misc]
     """One decoder block's keys and values.
 
@@ -89,16 +93,16 @@ class ArenaLayer(DynamicLayer):  # type: ignore[misc]
     def _place(self, *, before: int = 0, new: int = 0) -> None:
         """Move what is in use to the front of the arena, behind `before` free columns; enlarge it for `new` ones.
 
-        Half as much again is allotted, so that the cost of moving is spread over many steps.
+        More than is needed is allotted, so that the cost of moving is spread over many steps.
         """
         width = self._end - self._start
         needed = before + width + new
         there = slice(before, before + width)
         for i, arena in enumerate(self._arenas):
             held = arena[: self._rows, :, self._start : self._end].clone()
-            if needed > arena.shape[2] * 2 // 3:
+            if SLACK * needed > arena.shape[2]:
                 # Zeros: what is masked still gets multiplied by a weight of 0, which leaves NaN as NaN.
-                shape = (*arena.shape[:2], needed + needed // 2 + 16, arena.shape[3])
+                shape = (*arena.shape[:2], int(SLACK * needed) + 16, arena.shape[3])
                 self._arenas[i] = arena.new_zeros(shape)
             self._arenas[i][: self._rows, :, there] = held
         self._start, self._end = before, before + width

@@ -57,9 +57,9 @@ class TransformersEngine:
         """The exact prompt text of a conversation, by the model's chat template."""
         return render_chat(self.tokenizer, messages)
 
-    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
-        """Raise a UserError if a prompt and max_new_tokens together exceed the model's context."""
-        self._check_context(self.encode(prompts), max_new_tokens)
+    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> int:
+        """Tokens of the longest prompt; a UserError if it exceeds the context together with max_new_tokens."""
+        return self._check_context(self.encode(prompts), max_new_tokens)
 
     def generate(
         self,
@@ -132,7 +132,7 @@ class TransformersEngine:
         )  # fmt: skip
         return outputs.logits[:, -1], outputs.past_key_values
 
-    def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> int:
         limit = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         longest = max(map(len, ids), default=0)
         if limit is not None and longest + max_new_tokens > limit:
@@ -140,6 +140,7 @@ class TransformersEngine:
                 f"--max_new_tokens {max_new_tokens} after a prompt of {longest} tokens exceeds the model's context "
                 f"of {limit}; give at most {max(limit - longest, 0)}"
             )
+        return longest
 
 
 @dataclass(eq=False)
