@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 
 import pytest
@@ -19,6 +18,17 @@ PROMPTS = TINY_PROMPTS[:5]
 @pytest.fixture
 def engine(llama, tiny_tokenizer):
     return TransformersEngine(llama, tiny_tokenizer, batch_size=3)
+
+
+@pytest.fixture
+def watched(llama):
+    """(rows, columns) of the input of every forward pass."""
+    seen: list[tuple[int, int]] = []
+    look = llama.register_forward_pre_hook(
+        lambda _model, _args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    yield seen
+    look.remove()
 
 
 def in_order(outputs):
@@ -146,40 +156,80 @@ def test_seconds_add_up_to_the_wall_clock(smollm2_runs, batch_size):
     assert 0.8 * elapsed < sum(seconds) <= elapsed
 
 
-def test_batched_seconds_are_shared_out_by_tokens(smollm2_runs):
-    outputs, _ = smollm2_runs(8)
-    a_token = [output.completion.seconds / output.completion.completion_tokens for output in outputs]
-    assert a_token == pytest.approx([a_token[0]] * len(a_token))
+def test_the_seconds_of_a_step_are_shared_out_among_the_rows_in_flight(llama, tiny_tokenizer):
+    """Answers of as many tokens, in flight together, cost the same; a longer one costs more."""
+    engine = TransformersEngine(llama, tiny_tokenizer, batch_size=5)
+    seconds: dict[int, set[float]] = {}
+    for _, output in engine.generate([*PROMPTS[:3], *PROMPTS[:2]], max_new_tokens=20):
+        seconds.setdefault(output.completion.completion_tokens, set()).add(round(output.completion.seconds, 9))
+    assert len(seconds) > 1
+    assert all(len(same) == 1 for same in seconds.values())
+    costs = [same.pop() for _, same in sorted(seconds.items())]
+    assert costs == sorted(costs)
 
 
-def test_answers_are_handed_over_batch_by_batch(engine):
-    """What is finished can be written down before the next batch begins."""
-    forwards = []
-    look = engine.model.register_forward_hook(lambda *_: forwards.append(1))
+def test_answers_are_handed_over_as_they_end(llama, tiny_tokenizer, watched):
+    """What is finished can be written down while others are still being written."""
+    run = TransformersEngine(llama, tiny_tokenizer, batch_size=5).generate(PROMPTS, max_new_tokens=20)
+    ended = [(output.completion.completion_tokens, len(watched)) for _, output in run]
+    assert len(set(ended)) > 2
+    assert all(tokens == forwards for tokens, forwards in ended)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_the_next_answer_takes_the_place_of_one_that_has_ended(llama, tiny_tokenizer, watched, batch_size):
+    """No step runs with a free row while somebody waits, and none with more rows than were asked for."""
+    engine = TransformersEngine(llama, tiny_tokenizer, batch_size=batch_size)
+    outputs = in_order(engine.generate(PROMPTS * 2, max_new_tokens=20))
+    counts = [output.completion.completion_tokens for output in outputs]
+    assert sum(rows for rows, _ in watched) == sum(counts)
+    steps = [rows for rows, width in watched if width == 1]
+    assert max(steps) == batch_size
+    full = steps.index(batch_size), len(steps) - steps[::-1].index(batch_size)
+    assert set(steps[slice(*full)]) <= {batch_size, batch_size - 1}
+
+
+def test_exhausted_memory_halves_the_batch_and_loses_nothing(llama, tiny_tokenizer):
+    """A model that has memory for two rows; the first batch of five dies in the middle of its answers."""
+    straight = in_order(TransformersEngine(llama, tiny_tokenizer).generate(PROMPTS, max_new_tokens=20))
+    passes = []
+
+    def exhaust(_model, _args, kwargs):
+        passes.append(1)
+        if len(kwargs["input_ids"]) > 2 and len(passes) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine = TransformersEngine(llama, tiny_tokenizer, batch_size=5)
+    look = llama.register_forward_pre_hook(exhaust, with_kwargs=True)
     try:
-        run = engine.generate(PROMPTS, max_new_tokens=4)
-        first = list(itertools.islice(run, 3))
-        after_first = len(forwards)
-        rest = list(run)
+        with pytest.warns(UserWarning, match="--batch_size is 2 from here on"):
+            outputs = list(engine.generate(PROMPTS, max_new_tokens=20))
     finally:
         look.remove()
-    assert (len(first), len(rest)) == (3, 2)
-    assert 0 < after_first <= 4 < len(forwards)
+    assert engine.batch_size == 2
+    assert sorted(position for position, _ in outputs) == list(range(5))
+    for output, expected in zip(in_order(outputs), straight, strict=True):
+        assert output.completion.text == expected.completion.text
 
 
-def test_finished_rows_cost_nothing(llama, tiny_tokenizer):
+def test_exhausted_memory_for_a_single_answer_is_an_error(llama, tiny_tokenizer):
+    def exhaust(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    look = llama.register_forward_pre_hook(exhaust)
+    try:
+        with pytest.warns(UserWarning, match="--batch_size is"), pytest.raises(torch.OutOfMemoryError):
+            list(TransformersEngine(llama, tiny_tokenizer, batch_size=4).generate(PROMPTS, max_new_tokens=20))
+    finally:
+        look.remove()
+
+
+def test_finished_rows_cost_nothing(llama, tiny_tokenizer, watched):
     """Rows that ended are no longer computed: the model sees fewer rows step by step, and stops with the last."""
-    rows = []
-    look = llama.register_forward_pre_hook(
-        lambda _model, _args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    try:
-        outputs = in_order(TransformersEngine(llama, tiny_tokenizer, batch_size=5).generate(PROMPTS, max_new_tokens=20))
-    finally:
-        look.remove()
+    outputs = in_order(TransformersEngine(llama, tiny_tokenizer, batch_size=5).generate(PROMPTS, max_new_tokens=20))
     counts = [output.completion.completion_tokens for output in outputs]
     assert len(set(counts)) > 1
-    assert rows == [sum(count > step for count in counts) for step in range(max(counts))]
+    assert [rows for rows, _ in watched] == [sum(count > step for count in counts) for step in range(max(counts))]
 
 
 @pytest.mark.gpu

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("ALS_KILLS", "10"))
 SEED = int(os.environ.get("ALS_SEED", "0"))
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # in a container, mostly
 MODEL = "SmolLM2-135M-Instruct"
 N = 12
 
@@ -57,7 +58,17 @@ def commands(options, vector) -> dict[str, list[str]]:
     return {
         "collect_states": ["collect_states", *options, "--label_by", "answer"],
         "als": [*evaluate, "--generation_mode", "als", *steer],
-        "latentseek": [*evaluate, "--generation_mode", "latentseek", "--k", "0.5", "--max_num_steps", "1"],
+        "latentseek": [
+            *evaluate,
+            "--generation_mode",
+            "latentseek",
+            "--k",
+            "0.5",
+            "--max_num_steps",
+            "1",
+            "--end_data_idx",
+            "4",
+        ],
         "greedy_cot": [*evaluate, "--generation_mode", "greedy_cot"],
     }
 
@@ -71,7 +82,7 @@ def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...
     name, *arguments = command
     return subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / "src" / f"{name}.py"), *arguments, "--output_dir", str(output), *more],
-        env=ONE_THREAD,
+        env=ONE_THREAD | MPI_AS_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -136,7 +147,7 @@ def uninterrupted(commands, tmp_path_factory):
     return run
 
 
-@pytest.mark.timeout(60 + 40 * KILLS)
+@pytest.mark.timeout(100 + 100 * KILLS)
 @pytest.mark.parametrize("mode", ["collect_states", "als", "latentseek"])
 def test_killed_at_random_instants(mode, commands, uninterrupted, tmp_path) -> None:
     straight, seconds = uninterrupted(mode)
@@ -155,10 +166,11 @@ def test_killed_at_random_instants(mode, commands, uninterrupted, tmp_path) -> N
             assert lines(output) == lines(straight)
             output = tmp_path / str(kills)
     finish(start(commands[mode], output, "--resume"))
-    assert [line["index"] for line in lines(output)] == list(range(N))
     assert lines(output) == lines(straight)
     assert same_states(output, straight)
-    assert json.loads((folder(output) / "summary.json").read_text())["n"] == N
+    n = len(lines(straight))
+    assert [line["index"] for line in lines(output)] == list(range(n))
+    assert json.loads((folder(output) / "summary.json").read_text())["n"] == n > 3
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import torch
 
 from als.cli import main
 from als.engines.base import Sampling
-from als.engines.sampling import RowSamplers
+from als.engines.sampling import draw
 from als.engines.transformers_engine import TransformersEngine
 from als.generation import self_consistency
 from als.generation.self_consistency import sample_seed, vote
@@ -98,7 +98,7 @@ def sampling_oracle(
     model: Any, ids: Sequence[int], seed: int, *, temperature: float, steering: Steering | None
 ) -> tuple[list[int], list[bool]]:
     """One sample's tokens, and for each emitting position whether it was steered (residual scale)."""
-    sampler = RowSamplers([seed], temperature, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
     tokens: list[int] = []
     steered: list[bool] = []
 
@@ -116,7 +116,7 @@ def sampling_oracle(
     try:
         while len(tokens) < NEW and (not tokens or tokens[-1] not in ENDS):
             logits = model(torch.tensor([[*ids, *tokens]]), use_cache=False).logits[:, -1]
-            tokens.append(int(sampler.choose(logits)))
+            tokens.append(int(draw(logits, [generator], temperature)))
     finally:
         for each in hooks:
             each.remove()

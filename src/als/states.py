@@ -9,6 +9,7 @@ An example is finished when its state file and its line are both on disk; the li
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -139,7 +140,7 @@ def read_state(path: Path, *, shape: list[int] | None = None) -> Tensor:
         state: Tensor = load_file(path)["mean_state"]
     except (SafetensorError, OSError, KeyError) as error:
         raise UserError(f"state file {str(path)!r} cannot be read ({error}); collect it again with --resume") from error
-    if state.ndim != 2 or state.dtype != torch.float32 or not bool(state.isfinite().all()):
+    if state.ndim != 2 or state.dtype != torch.float32 or not _all_finite(state):
         raise UserError(
             f"state file {str(path)!r} holds {list(state.shape)} {state.dtype}, or values that are not finite; "
             "expected a finite float32 mean_state of [layers, hidden]; collect it again with --resume"
@@ -188,6 +189,11 @@ def read_states(states_dir: Path, *, skip_bad: bool = False) -> Iterator[tuple[L
             continue
         shape = list(state.shape)
         yield label, state
+
+
+def _all_finite(state: Tensor) -> bool:
+    """In one pass without a copy: NaN is the least and the largest of numbers that hold one."""
+    return not state.numel() or all(math.isfinite(float(extreme)) for extreme in state.aminmax())
 
 
 def _label_of(line: ResultLine) -> str:

@@ -42,20 +42,26 @@ class SteeringVector:
 
 @dataclass
 class _Average:
-    """A running mean or exponential moving average of [L, D] states, in float64."""
+    """A mean or exponential moving average of [L, D] states, in float64 and in place."""
 
-    method: Literal["mean", "ema"]
-    ema_beta: float
-    value: Tensor | None = None
+    ema_beta: float | None = None
+    """Weight of the past; None for the plain mean."""
     count: int = 0
+    _sum: Tensor | None = None
 
     def add(self, state: Tensor) -> None:
         self.count += 1
-        if self.value is None:
-            self.value = state.double()
-            return
-        weight = 1 / self.count if self.method == "mean" else 1 - self.ema_beta
-        self.value += weight * (state.double() - self.value)
+        if self._sum is None:
+            self._sum = state.double()
+        elif self.ema_beta is None:
+            self._sum += state
+        else:
+            self._sum.mul_(self.ema_beta).add_(state, alpha=1 - self.ema_beta)
+
+    @property
+    def value(self) -> Tensor | None:
+        """[L, D] float64; None before the first state."""
+        return self._sum / self.count if self._sum is not None and self.ema_beta is None else self._sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +94,8 @@ def mean_difference(
     Raises:
         UserError: a label has no state.
     """
-    averages = {label: _Average(averaging_method, ema_beta) for label in ("good", "bad")}
-    norms = _Average("mean", 0.0)
+    averages = {label: _Average(ema_beta if averaging_method == "ema" else None) for label in ("good", "bad")}
+    norms = _Average()
     for label, state in states:
         averages[label].add(state)
         norms.add(state.norm(dim=-1))  # [L]

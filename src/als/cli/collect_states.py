@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
-from als.cli.pipeline import exit_code, identity, load_engine, read_problems, record, run_root, shard
+from als.cli.pipeline import exit_code, fit_prompts, identity, load_engine, read_problems, record, run_root, shard
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
@@ -59,7 +59,7 @@ def run(config: Config) -> int:
         prompt_idx=config.solver_prompt_idx,
         max_new_tokens=config.max_new_tokens,
     )
-    engine.check_prompts(prepare(engine, problems, settings).prompts, max_new_tokens=config.max_new_tokens)
+    fit_prompts(config, engine, prepare(engine, problems, settings).prompts)
     if config.label_by == "verifiers":
         check_verifiers(engine, problems, max_new_tokens=config.max_new_tokens)
     threshold = config.good_example_threshold if config.label_by == "verifiers" else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command
-from als.cli.pipeline import exit_code, identity, load_engine, read_problems, record, run_root, shard
+from als.cli.pipeline import exit_code, fit_prompts, identity, load_engine, read_problems, record, run_root, shard
 from als.errors import UserError
 from als.generation import MODES, STEERED_MODES, TRANSFORMERS_MODES
 
@@ -136,8 +136,9 @@ def run(config: Config) -> int:
         folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
     engine = load_engine(config)
     settings = {idx: _settings(config, idx, engine, steered.get(idx)) for idx in config.prompts_to_run}
-    for each in settings.values():
-        engine.check_prompts(prepare(engine, problems, each).prompts, max_new_tokens=config.max_new_tokens)
+    fit_prompts(
+        config, engine, [text for each in settings.values() for text in prepare(engine, problems, each).prompts]
+    )
     if config.generation_mode == "latentseek":
         check_verifiers(engine, problems, max_new_tokens=config.max_new_tokens)
     summaries = []

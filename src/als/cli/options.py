@@ -107,6 +107,16 @@ def number_or_none(text: str) -> float | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'none'") from None
 
 
+def number_or_auto(text: str) -> int | None:
+    """A whole number, or the word auto, which is None."""
+    if text.lower() == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor 'auto'") from None
+
+
 def check(condition: bool, flag: str, value: object, allowed: str) -> None:
     """Raise a UserError that names the flag, its value and what is allowed, unless the condition holds."""
     if not condition:
@@ -160,12 +170,14 @@ class ModelConfig:
     pipeline_parallel_size: int | None = option("vllm: groups of devices over which the layers are dealt out.", None)
     gpu_memory_utilization: float | None = option("vllm: share of a device's memory that it may take.", None)
     max_num_seqs: int | None = option("vllm: answers in flight together; otherwise --batch_size.", None)
-    batch_size: int = option("Problems in flight together.", 32)
+    batch_size: int | None = option(
+        "Answers in flight together; auto: as many as fit into the free memory.", 32, type=number_or_auto
+    )
     max_new_tokens: int = option("Generated tokens an answer may have.", 1024)
     seed: int = option("Seed of everything that is drawn.", 42)
 
     def __post_init__(self) -> None:
-        check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        check(self.batch_size is None or self.batch_size >= 1, "batch_size", self.batch_size, "at least 1, or auto")
         check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         if self.device_map is not None and self.device != "auto":
             raise UserError(

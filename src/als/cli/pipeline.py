@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     LoadedEngine = TransformersEngine | VllmEngine
 
+VLLM_MOST = 256
+"""Answers in flight in vLLM with --batch_size auto."""
 LOG_EVERY = 10.0
 """Seconds between two updates of logistics.pt, so that a running run can be plotted."""
 
@@ -62,7 +64,7 @@ def _load_transformers(config: ModelConfig) -> TransformersEngine:
         allow_pickle=config.allow_pickle,
         trust_remote_code=config.trust_remote_code,
     )
-    return TransformersEngine(model, tokenizer, batch_size=config.batch_size)
+    return TransformersEngine(model, tokenizer, batch_size=config.batch_size or 1)  # see fit_prompts
 
 
 def _load_vllm(config: ModelConfig) -> VllmEngine:
@@ -74,10 +76,27 @@ def _load_vllm(config: ModelConfig) -> VllmEngine:
         device=config.device,
         allow_pickle=config.allow_pickle,
         trust_remote_code=config.trust_remote_code,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or VLLM_MOST,  # it admits what fits into memory
         seed=config.seed,
         options={name: value for name in ENGINE_OPTIONS["vllm"] if (value := getattr(config, name)) is not None},
     )
+
+
+def fit_prompts(config: ModelConfig, engine: LoadedEngine, prompts: Sequence[str]) -> None:
+    """Make sure that prompts and answers fit into the model's context; with --batch_size auto, into memory too.
+
+    Raises:
+        UserError: a prompt is too long.
+    """
+    import warnings
+
+    longest = engine.check_prompts(prompts, max_new_tokens=config.max_new_tokens)
+    if config.batch_size is None and config.engine == "transformers":
+        from als.engines.memory import fitting_batch_size
+
+        fits = fitting_batch_size(engine.model, prompt_tokens=longest, max_new_tokens=config.max_new_tokens)
+        engine.batch_size = fits
+        warnings.warn(f"--batch_size auto: {fits} answers together", stacklevel=2)
 
 
 def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:

@@ -67,8 +67,12 @@ class Engine(Protocol):
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """The exact prompt text of a conversation, by the model's chat template."""
 
-    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
-        """Raise a UserError if a prompt and max_new_tokens together exceed the model's context."""
+    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> int:
+        """Tokens of the longest prompt.
+
+        Raises:
+            UserError: it and max_new_tokens together exceed the model's context.
+        """
 
     def generate(
         self,

@@ -23,8 +23,8 @@ class StateSums:
     """Sums of the residual stream over emitting positions, for each answer and layer.
 
     Attributes:
-        slots: [B] int64, the answer that each batch row belongs to; written by the decoding loop.
-        sums: L tensors [answers + 1, D] float32, each on its block's device; the last row is waste.
+        slots: [B] int64, the row of `sums` that each batch row adds to; written by the decoding loop.
+        sums: L tensors [rows, D] float32, each on its block's device.
     """
 
     def __init__(self, rows: int, slots: Tensor) -> None:
@@ -32,13 +32,15 @@ class StateSums:
         self.slots = slots
         self.sums: list[Tensor] = []
 
-    def mean(self, counts: Sequence[int]) -> list[Tensor]:
-        """Divide by the number of emitting positions: for each answer [L, D] float32 on CPU.
+    def take(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """Divide these rows by their numbers of emitting positions, and begin them anew.
 
-        Args:
-            counts: emitting positions of each answer.
+        Returns:
+            For each row [L, D] float32 on CPU.
         """
-        total = torch.stack([layer[: len(counts)].cpu() for layer in self.sums], dim=1)  # [answers, L, D]
+        total = torch.stack([layer[rows.to(layer.device)].cpu() for layer in self.sums], dim=1)  # [rows, L, D]
+        for layer in self.sums:
+            layer[rows.to(layer.device)] = 0
         return list(total / torch.tensor(counts)[:, None, None])
 
 

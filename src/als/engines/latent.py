@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from als.engines.transformers_engine import Batch, TransformersEngine
+from als.engines.flight import Answer
+from als.engines.kv_cache import arena_cache
+from als.engines.transformers_engine import TransformersEngine
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ class LatentDecoder:
         self._engine = engine
         self._model: Any = engine.model
         self._max_new_tokens = max_new_tokens
-        self._prompt = torch.tensor(engine.encode([prompt]), device=engine.model.device)  # [1, P]
-        self.prompt_tokens = self._prompt.shape[1]
+        (self._prompt,) = engine.encode([prompt])
+        self.prompt_tokens = len(self._prompt)
         fed: list[Tensor] = []
         with torch.no_grad():
             # All but the last prompt token: that one begins every continuation, so each step chooses a token.
-            before = self._prompt[:, :-1]
-            self._cache = self._model(before, use_cache=True).past_key_values if before.shape[1] else None
+            before = torch.tensor([self._prompt[:-1]], device=engine.model.device)  # [1, P - 1]
+            empty = arena_cache(engine.model, rows=1)
+            filled = self._model(before, past_key_values=empty, use_cache=True) if self._prompt[:-1] else None
+            self._cache = filled.past_key_values if filled else None
             # no_grad and not inference_mode: the latents become parameters later.
             with self._head.register_forward_pre_hook(lambda _module, args: fed.append(args[0][0, -1])):
                 self.greedy = self._decode(())
@@ -62,9 +66,9 @@ class LatentDecoder:
         ends = set(self._engine.eos.tolist())
         length = next((i + 1 for i, token in enumerate(forced) if token in ends), 0)
         if length:
-            return self._continuation(tuple(forced[:length]), stopped=True)
+            return self._continuation(tuple(forced[:length]))
         if len(forced) >= self._max_new_tokens:
-            return self._continuation(tuple(forced[: self._max_new_tokens]), stopped=False)
+            return self._continuation(tuple(forced[: self._max_new_tokens]))
         with torch.no_grad():
             return self._decode(tuple(forced))
 
@@ -81,17 +85,10 @@ class LatentDecoder:
         return cap * torch.tanh(logits / cap) if cap else logits
 
     def _decode(self, forced: tuple[int, ...]) -> Continuation:
-        ahead = torch.tensor([forced], dtype=torch.int64, device=self._prompt.device)  # [1, F]
-        batch = Batch.start(
-            torch.cat((self._prompt[:, -1:], ahead), dim=1),
-            torch.ones_like(torch.cat((self._prompt, ahead), dim=1)),
-            self._max_new_tokens - len(forced),
-            cache=copy.deepcopy(self._cache),
-        )
-        self._engine.decode(batch)
-        _, (count,), (stopped,) = self._engine.read(batch)
-        return self._continuation(forced + tuple(batch.tokens[0, :count].tolist()), stopped=stopped)
+        flight = self._engine.flight(1, self._max_new_tokens - len(forced))
+        flight.admit([[Answer(0, [*self._prompt, *forced])]], cache=copy.deepcopy(self._cache))
+        (landed,) = self._engine.advance(flight)
+        return self._continuation((*forced, *landed.tokens))
 
-    def _continuation(self, tokens: tuple[int, ...], *, stopped: bool) -> Continuation:
-        text = str(self._engine.tokenizer.decode(list(tokens), skip_special_tokens=True))
-        return Continuation(text, tokens, stopped)
+    def _continuation(self, tokens: tuple[int, ...]) -> Continuation:
+        return Continuation(self._engine.decode(tokens), tokens, self._engine.has_stopped(tokens))

@@ -13,20 +13,9 @@ import torch
 from torch import Tensor
 
 
-class RowSamplers:
-    """One generator a batch row."""
-
-    def __init__(self, seeds: Sequence[int], temperature: float, device: torch.device) -> None:
-        self.temperature = temperature
-        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def choose(self, logits: Tensor) -> Tensor:
-        """Draw a token for every row: [B, V] logits -> [B] int64."""
-        noise = torch.empty_like(logits, dtype=torch.float32)  # [B, V]
-        for row, generator in zip(noise, self._generators, strict=True):
-            row.exponential_(generator=generator)
-        return (logits.float() / self.temperature - noise.log()).argmax(dim=-1)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget the rows that have left the batch."""
-        self._generators = [self._generators[row] for row in rows]
+def draw(logits: Tensor, generators: Sequence[torch.Generator | None], temperature: float) -> Tensor:
+    """Draw a token for every row, by the row's own generator: [B, V] logits -> [B] int64."""
+    noise = torch.empty_like(logits, dtype=torch.float32)  # [B, V]
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    return (logits.float() / temperature - noise.log()).argmax(dim=-1)

@@ -112,9 +112,9 @@ class VllmEngine:
         """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""
         return [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
 
-    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
-        """Raise a UserError if a prompt and max_new_tokens together exceed the model's context."""
-        self._check_context(self.encode(prompts), max_new_tokens)
+    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> int:
+        """Tokens of the longest prompt; a UserError if it exceeds the context together with max_new_tokens."""
+        return self._check_context(self.encode(prompts), max_new_tokens)
 
     def generate(
         self,
@@ -245,7 +245,7 @@ class VllmEngine:
                 ),
             )
 
-    def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> int:
         limit = self.llm.model_config.max_model_len
         longest = max(map(len, ids), default=0)
         if longest + max_new_tokens > limit:
@@ -253,6 +253,7 @@ class VllmEngine:
                 f"--max_new_tokens {max_new_tokens} after a prompt of {longest} tokens exceeds the model's context "
                 f"of {limit}; give at most {max(limit - longest, 0)}"
             )
+        return longest
 
 
 @dataclass(eq=False)
