@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,21 +19,27 @@ _found = importlib.util.find_spec("vllm")
 collect_ignore_glob = [] if _found and _found.origin else ["test_*.py"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_engines() -> Iterator[None]:
+    """Engines live as long as the process: the first to go would take the process groups away that all of them use."""
+    from als.engines import vllm_engine
+
+    engines = []
+    start = vllm_engine._start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_engine, "_start", lambda *arguments: engines.append(start(*arguments)) or engines[-1])
+        yield
+
+
 @pytest.fixture(scope="session")
 def start_vllm(smollm2_path) -> Callable[..., Any]:
-    """Starts vLLM in this process; the options are those of `VllmEngine.load`.
-
-    Several may live side by side. None may go before the process ends: it would take the process groups away that
-    all of them use.
-    """
+    """Starts vLLM in this process; the options are those of `VllmEngine.load`."""
     from als.engines.vllm_engine import VllmEngine
 
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    engines = []
 
     def start(model: Any = smollm2_path, **options: Any) -> Any:
-        engines.append(VllmEngine.load(model, **{"dtype": "float32", "batch_size": PROMPTS, **options}))
-        return engines[-1]
+        return VllmEngine.load(model, **{"dtype": "float32", "batch_size": PROMPTS, **options})
 
     return start
 
@@ -44,19 +50,16 @@ def vllm_engine(start_vllm):
 
 
 @pytest.fixture(scope="session")
-def arithmetic_prompts(smollm2_engine) -> list[str]:
+def arithmetic_prompts() -> list[str]:
     from als.benchmarks.arithmetic import generate
-    from als.prompts.solver import solver_messages
 
-    questions = [question for question, _ in generate("test")[:PROMPTS]]
-    return [
-        smollm2_engine.render(solver_messages(question, benchmark="arithmetic", prompt_idx=0)) for question in questions
-    ]
+    turns = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    return [turns.format(question) for question, _ in generate("test")[:PROMPTS]]
 
 
 @pytest.fixture(scope="session")
 def bench(smollm2, vllm_engine, arithmetic_prompts) -> Bench:
-    """The vector is half as long as the states; a seventh of their mean is mixed in, so that tau cuts in the middle."""
+    """The vector is half as long as the states; a fifth of their mean is mixed in, so that tau cuts in the middle."""
     import torch
     from torch.nn.functional import normalize
 
@@ -73,6 +76,6 @@ def bench(smollm2, vllm_engine, arithmetic_prompts) -> Bench:
     norms = states.norm(dim=-1).mean(dim=0)
     mean = normalize(states.mean(dim=0), dim=-1)
     chance = normalize(torch.randn(mean.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
-    vector = normalize(0.15 * mean + chance, dim=-1) * norms[:, None] / 2
+    vector = normalize(0.2 * mean + chance, dim=-1) * norms[:, None] / 2
     engine = TransformersEngine(model, tokenizer, batch_size=PROMPTS)
     return Bench(engine, vllm_engine, arithmetic_prompts, vector, norms)

@@ -15,10 +15,12 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from vllm_bench import Bench, answers, texts
+from vllm_bench import PROMPTS, Bench, answers, texts
 
+from als.benchmarks.arithmetic import generate
 from als.cli import collect_states, main
 from als.models import load_skeleton
+from als.prompts.solver import solver_messages
 from als.runlog import CONFIG, SUMMARY, read_folder_lines, read_json
 from als.states import read_state, state_files
 from als.vectors import SteeringVector, save_vector
@@ -36,6 +38,15 @@ def common(smollm2_path, tmp_path, bench: Bench) -> list[str]:
     return [*options, "--output_dir", str(tmp_path / "out"), "--max_new_tokens", "24", "--dtype", "float32"]
 
 
+@pytest.fixture(scope="module")
+def solver_prompts(bench: Bench) -> list[str]:
+    """The prompts that the commands make."""
+    return [
+        bench.vllm.render(solver_messages(question, benchmark="arithmetic", prompt_idx=0))
+        for question, _ in generate("test")[:PROMPTS]
+    ]
+
+
 def steered(common: list[str], folder: Path) -> list[str]:
     vector = ["--vector_name_template", str(folder / "v.pt"), "--alpha", ALPHA, "--layer_idx", str(LAYER)]
     return [*common, "--generation_mode", "als", "--prompts_to_run", "0", *vector]
@@ -50,7 +61,8 @@ def completions(folder: Path) -> dict[int, str]:
     return {line.index: line.completion for line in read_folder_lines(folder)}
 
 
-def test_terminated_and_resumed(common, tmp_path, bench: Bench) -> None:
+@pytest.mark.timeout(600)  # vLLM starts twice, in three processes each
+def test_terminated_and_resumed(common, tmp_path, solver_prompts, bench: Bench) -> None:
     """As a person runs it, with vLLM in processes of its own; none of them outlives the command."""
     command = [*steered(common, tmp_path), "--engine", "vllm", "--end_data_idx", "32", "--max_num_seqs", "4"]
     environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
@@ -76,7 +88,7 @@ def test_terminated_and_resumed(common, tmp_path, bench: Bench) -> None:
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     steering = bench.steering(LAYER, "raw", 0.1)
-    expected = texts(answers(bench.transformers, bench.prompts, steering=steering))
+    expected = texts(answers(bench.transformers, solver_prompts, steering=steering))
     different = [i for i, text in completions(folder).items() if text != expected[i]]
     assert len(different) <= 1
     assert read_json(folder / SUMMARY)["n"] == 32
@@ -95,14 +107,15 @@ def wait_for_lines(output: Path, n: int, process: subprocess.Popen[Any]) -> None
     raise AssertionError(f"no {n} lines came: {process.communicate()}")
 
 
-def test_greedy_run_and_its_folder(common, tmp_path, start_vllm, bench: Bench, capsys) -> None:
+def test_greedy_run_and_its_folder(common, tmp_path, solver_prompts, bench: Bench, capsys) -> None:
     """The engine belongs to what a run is: the other one does not go on with its folder."""
     greedy = [*common, "--generation_mode", "greedy_cot", "--prompts_to_run", "0", "--run_name", "x"]
     greedy += ["--end_data_idx", "4"]
     assert main.main([*greedy, "--engine", "vllm"]) == 0
     folder = run_folder(tmp_path / "out")
     assert read_json(folder / CONFIG)["engine"] == "vllm"
-    assert list(completions(folder).values()) == texts(bench.plain()[:4])
+    expected = texts(answers(bench.transformers, solver_prompts[:4]))
+    assert [text for _, text in sorted(completions(folder).items())] == expected
     assert main.main([*greedy, "--resume"]) == 2
     assert "engine: then 'vllm', now 'transformers'" in capsys.readouterr().err
 

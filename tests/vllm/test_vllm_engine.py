@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -93,16 +94,18 @@ def long_prompts(bench: Bench) -> list[str]:
 
 
 def test_two_alphas_in_a_row_are_two_fresh_engines(bench: Bench, start_vllm, long_prompts) -> None:
-    """Keys and values that were computed under one vector must not serve under another, or under none."""
+    """Keys and values that were computed under one vector must not serve under another, or under none.
+
+    An engine without a prefix cache is a fresh one every time.
+    """
     strong = bench.steering(LAYER, "raw", None)
     weak = replace(strong, alpha=0.7)
     orders: list[dict[str, Any]] = [{"steering": strong}, {"steering": weak}, {}, {"steering": strong}]
-    in_a_row = [texts(answers(bench.vllm, long_prompts, max_new_tokens=64, **order)) for order in orders]
-    fresh = []
-    for order in orders[:3]:
-        engine = start_vllm(options={"enable_prefix_caching": False})
-        fresh.append(texts(answers(engine, long_prompts, max_new_tokens=64, **order)))
-    assert in_a_row == [*fresh, fresh[0]]
+    forgetful = start_vllm(options={"enable_prefix_caching": False})
+    used, fresh = (
+        [texts(answers(engine, long_prompts, **order)) for order in orders] for engine in (bench.vllm, forgetful)
+    )
+    assert used == fresh
     assert len({tuple(said) for said in fresh}) == 3
 
 
@@ -189,23 +192,23 @@ def test_an_abandoned_run_leaves_a_plain_model(bench: Bench, smollm2_prompts) ->
 def test_end_tokens_are_the_checkpoints_and_its_sampling_defaults_are_not_applied(
     smollm2, smollm2_path, start_vllm, bench: Bench, tmp_path
 ) -> None:
-    """A repetition penalty would change every answer; a second end token, " the", ends most of them early."""
+    """A repetition penalty would change every answer; a second end token, one of many answers, ends those early."""
     _, tokenizer = smollm2
-    (the,) = tokenizer(" the", add_special_tokens=False)["input_ids"]
+    tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts(bench.plain()[:8])]
+    [(common, _)] = Counter(token for ids in tokens for token in set(ids[4:])).most_common(1)
     for file in smollm2_path.iterdir():
         (tmp_path / file.name).symlink_to(file.resolve())
     config = json.loads((tmp_path / "generation_config.json").read_text())
     (tmp_path / "generation_config.json").unlink()
-    config |= {"eos_token_id": [2, the], "repetition_penalty": 1.8, "do_sample": True, "temperature": 1.5}
+    config |= {"eos_token_id": [2, common], "repetition_penalty": 1.8, "do_sample": True, "temperature": 1.5}
     (tmp_path / "generation_config.json").write_text(json.dumps(config))
     engine = start_vllm(tmp_path, batch_size=8)
     outputs = answers(engine, bench.prompts[:8])
     stopped = 0
-    for output, plain in zip(outputs, bench.plain()[:8], strict=True):
-        ids = tokenizer(plain.completion.text, add_special_tokens=False)["input_ids"]
-        if the in ids:
+    for output, ids in zip(outputs, tokens, strict=True):
+        if common in ids:
             stopped += 1
-            ids = ids[: ids.index(the) + 1]
+            ids = ids[: ids.index(common) + 1]
             assert output.completion.finish_reason == "stop"
             assert output.completion.completion_tokens == len(ids)
         assert output.completion.text == tokenizer.decode(ids)
