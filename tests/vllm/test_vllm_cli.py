@@ -62,7 +62,7 @@ def completions(folder: Path) -> dict[int, str]:
 
 
 @pytest.mark.timeout(600)  # vLLM starts twice, in three processes each
-def test_terminated_and_resumed(common, tmp_path, solver_prompts, bench: Bench) -> None:
+def test_killed_terminated_and_resumed(common, tmp_path, solver_prompts, bench: Bench) -> None:
     """As a person runs it, with vLLM in processes of its own; none of them outlives the command."""
     command = [*steered(common, tmp_path), "--engine", "vllm", "--end_data_idx", "32", "--max_num_seqs", "4"]
     environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
@@ -71,22 +71,25 @@ def test_terminated_and_resumed(common, tmp_path, solver_prompts, bench: Bench) 
         arguments = [sys.executable, str(ROOT / "src" / "main.py"), *command, *more]
         return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
 
+    def kill(process: subprocess.Popen[str], signal_: signal.Signals, *, lines: int) -> str:
+        """Send the signal once so many lines are there; what the command said last. vLLM's processes end with it."""
+        wait_for_lines(tmp_path / "out", lines, process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.send_signal(signal_)
+        assert psutil.wait_procs(children, timeout=30)[1] == []
+        return process.communicate(timeout=60)[1]
+
     process = start()
-    wait_for_lines(tmp_path / "out", 5, process)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    kill(process, signal.SIGKILL, lines=3)
+    process = start("--resume")
+    err = kill(process, signal.SIGTERM, lines=6)
     assert process.returncode == 143, err
     assert "--resume" in err
-    assert psutil.wait_procs(children, timeout=30)[1] == []
     folder = run_folder(tmp_path / "out")
     assert folder.name == f"prompt_0_alpha{ALPHA}_layer{LAYER}_vllm"
-    before = completions(folder)
-    assert 5 <= len(before) < 32
-    process = start("--resume")
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
+    assert 6 <= len(completions(folder)) < 32
+    assert main.main([*command, "--resume"]) == 0
     steering = bench.steering(LAYER, "raw", 0.1)
     expected = texts(answers(bench.transformers, solver_prompts, steering=steering))
     different = [i for i, text in completions(folder).items() if text != expected[i]]

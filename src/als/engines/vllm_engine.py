@@ -12,6 +12,7 @@ value), but a graph is captured when vLLM starts, before there is anything to ho
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -389,4 +390,7 @@ def _start(arguments: dict[str, Any], platform: str) -> Any:
         defaults["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
     if platform == "cpu":
         defaults["block_size"] = CPU_BLOCK
-    return LLMEngine.from_engine_args(EngineArgs(**(defaults | arguments)))
+    llm = LLMEngine.from_engine_args(EngineArgs(**(defaults | arguments)))
+    if hasattr(os, "pidfd_open"):  # Linux
+        llm.collective_rpc("als_watch", args=(socket.gethostname(), os.getpid()))
+    return llm

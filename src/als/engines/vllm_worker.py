@@ -13,6 +13,10 @@ else. The engine runs eagerly all the same (see there).
 
 from __future__ import annotations
 
+import os
+import select
+import socket
+import threading
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -61,6 +65,11 @@ class SteeringExtension:
     """The methods that vLLM's worker gets; their names must not be those of its own."""
 
     model_runner: Any  # the worker's
+
+    def als_watch(self, host: str, pid: int) -> None:
+        """End this process when that one has gone: vLLM's own processes outlive a command that was killed."""
+        if host == socket.gethostname() and pid != os.getpid():
+            threading.Thread(target=_exit_after, args=(os.pidfd_open(pid),), daemon=True).start()
 
     def als_start(self, order: Order) -> None:
         """Hook in what the order asks for; an earlier order is over.
@@ -182,6 +191,12 @@ class Hooks:
             sums.index_add_(0, self.rows[: len(stream)], stream.float())
 
         self._handles.append(block.register_forward_hook(hook))
+
+
+def _exit_after(process: int) -> None:
+    """Wait for the end of a process, by its file descriptor, and end this one without another word."""
+    select.select([process], [], [])
+    os._exit(1)
 
 
 def plan(
