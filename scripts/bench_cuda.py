@@ -103,7 +103,7 @@ def measure(model: Any, tokenizer: Any, batch: int, options: argparse.Namespace,
 
     def step(**more: Any) -> float:
         """Seconds a step, the prompt's left out."""
-        return (decode(options.new_tokens, **more) - decode(1, **more)) / (options.new_tokens - 1)
+        return (decode(options.new_tokens, **more) - decode(1, **more)) / float(options.new_tokens - 1)
 
     sides: dict[str, Callable[[], float]] = {
         "greedy": step,

@@ -116,14 +116,13 @@ def test_a_folder_without_the_field_is_of_the_transformers_engine(tmp_path) -> N
 
 
 def test_skeleton_knows_what_the_model_knows(smollm2, smollm2_path) -> None:
-    from als.engines.transformers_engine import _end_tokens
-    from als.models import decoder_blocks, hidden_size
+    from als.models import decoder_blocks, end_tokens, hidden_size
 
     skeleton, tokenizer = load_skeleton(smollm2_path, dtype=torch.bfloat16)
     assert {parameter.device.type for parameter in skeleton.parameters()} == {"meta"}
     assert skeleton.dtype == torch.bfloat16
     assert (len(decoder_blocks(skeleton)), hidden_size(skeleton)) == (30, 576)
-    assert _end_tokens(skeleton, tokenizer) == _end_tokens(*smollm2)
+    assert end_tokens(skeleton, tokenizer) == end_tokens(*smollm2)
     assert skeleton.generation_config.to_dict() == smollm2[0].generation_config.to_dict()
 
 

@@ -214,6 +214,18 @@ def model_label(name_or_path: str) -> str:
     return name.stem if name.suffix == ".gguf" else (name.name or name.resolve().name)
 
 
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer: those of the generation config, and the tokenizer's."""
+    declared = model.generation_config.eos_token_id if model.generation_config else None
+    several = declared if isinstance(declared, list) else [declared]
+    return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""
+    return [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+
+
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
     """The exact text of a prompt: the chat template's, up to where the assistant's answer begins.
 

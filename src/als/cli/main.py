@@ -19,7 +19,7 @@ from als.errors import UserError
 from als.generation import MODES, STEERED_MODES, TRANSFORMERS_MODES
 
 if TYPE_CHECKING:
-    from als.cli.pipeline import LoadedEngine
+    from als.engines.base import Engine
     from als.generation.settings import Settings
     from als.records import Problem, ResultLine
     from als.runlog import RunFolder
@@ -158,7 +158,7 @@ def run(config: Config) -> int:
     return exit_code(summaries)
 
 
-def _identity(config: Config, engine: LoadedEngine, prompt_idx: int, vector: SteeringVector | None) -> dict[str, Any]:
+def _identity(config: Config, engine: Engine, prompt_idx: int, vector: SteeringVector | None) -> dict[str, Any]:
     """The content of a run's config.json."""
     return identity(
         config,
@@ -171,9 +171,7 @@ def _identity(config: Config, engine: LoadedEngine, prompt_idx: int, vector: Ste
     )
 
 
-def _evaluate(
-    config: Config, engine: LoadedEngine, problems: list[Problem], folder: RunFolder, settings: Settings
-) -> None:
+def _evaluate(config: Config, engine: Engine, problems: list[Problem], folder: RunFolder, settings: Settings) -> None:
     """Answer what has no line yet."""
     from als.generation import mode_function
 
@@ -191,7 +189,7 @@ def _appended(folder: RunFolder, lines: Iterator[ResultLine]) -> Iterator[Result
         yield line
 
 
-def _settings(config: Config, prompt_idx: int, engine: LoadedEngine, vector: SteeringVector | None) -> Settings:
+def _settings(config: Config, prompt_idx: int, engine: Engine, vector: SteeringVector | None) -> Settings:
     from als.benchmarks import find_benchmark
     from als.generation.settings import LatentSeekSettings, SelfConsistencySettings, Settings
 
@@ -257,7 +255,7 @@ def _vector_of(folder: Path) -> str | None:
     return read_json(path).get("vector") if path.exists() else None
 
 
-def _steering(config: Config, vector: SteeringVector, engine: LoadedEngine) -> Steering:
+def _steering(config: Config, vector: SteeringVector, engine: Engine) -> Steering:
     """The steering of a run, checked against the model."""
     import warnings
 

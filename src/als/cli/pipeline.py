@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from als.cli.options import ENGINE_OPTIONS, DataConfig, FolderConfig, ModelConfig
 
 if TYPE_CHECKING:
+    from als.engines.base import Engine
     from als.engines.transformers_engine import TransformersEngine
     from als.engines.vllm_engine import VllmEngine
     from als.records import Problem, ResultLine
     from als.runlog import RunFolder, Shard
-
-    LoadedEngine = TransformersEngine | VllmEngine
 
 VLLM_MOST = 256
 """Answers in flight in vLLM with --batch_size auto."""
@@ -41,7 +40,7 @@ def read_problems(config: DataConfig, subset_path: str | None = None) -> list[Pr
     return select(problems, start=config.start_data_idx, end=config.end_data_idx, indices=indices)
 
 
-def load_engine(config: ModelConfig) -> LoadedEngine:
+def load_engine(config: ModelConfig) -> Engine:
     """Load the model into the engine that --engine names."""
     import torch
     from transformers import logging
@@ -82,7 +81,7 @@ def _load_vllm(config: ModelConfig) -> VllmEngine:
     )
 
 
-def fit_prompts(config: ModelConfig, engine: LoadedEngine, prompts: Sequence[str]) -> None:
+def fit_prompts(config: ModelConfig, engine: Engine, prompts: Sequence[str]) -> None:
     """Make sure that prompts and answers fit into the model's context; with --batch_size auto, into memory too.
 
     Raises:
@@ -107,7 +106,7 @@ def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:
     return Path(output_dir).expanduser() / f"{model_label(model_name_or_path)}-{dataset_label(dataset)}"
 
 
-def identity(config: Any, engine: LoadedEngine, *, prompt_idx: int, mode: str, **more: Any) -> dict[str, Any]:
+def identity(config: Any, engine: Engine, *, prompt_idx: int, mode: str, **more: Any) -> dict[str, Any]:
     """What makes a run this run and no other: the content of config.json.
 
     The range of problems, the batch size and the device are not part of it: a run may be widened, or go on

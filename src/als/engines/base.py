@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from als.errors import UserError
 from als.records import Completion
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from als.steering import Steering
 
@@ -58,9 +60,31 @@ class Output:
     """[L, D] float32 on CPU: mean residual stream over emitting positions, a row a layer; None unless captured."""
 
 
+def check_context(ids: Sequence[Sequence[int]], max_new_tokens: int, limit: int | None) -> int:
+    """Tokens of the longest prompt.
+
+    Args:
+        ids: the prompts' tokens.
+        max_new_tokens: tokens that each answer may have.
+        limit: positions that the model knows; None for any number.
+
+    Raises:
+        UserError: a prompt and its answer together may exceed the limit.
+    """
+    longest = max(map(len, ids), default=0)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise UserError(
+            f"--max_new_tokens {max_new_tokens} after a prompt of {longest} tokens exceeds the model's context "
+            f"of {limit}; give at most {max(limit - longest, 0)}"
+        )
+    return longest
+
+
 class Engine(Protocol):
     """Generates for any number of prompts."""
 
+    model: PreTrainedModel
+    """What is loaded, perhaps without its weights: layers, sizes, dtype, name."""
     batch_size: int
     """Completions that are in flight together."""
 

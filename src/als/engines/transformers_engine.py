@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from als.engines.base import Gate, Output, Sampling
+from als.engines.base import Gate, Output, Sampling, check_context
 from als.engines.flight import Answer, Flight, Landed
 from als.engines.text_stream import TokenTextStream
-from als.errors import UserError
-from als.models import render_chat
+from als.models import encode_prompts, end_tokens, render_chat
 from als.records import Completion
 from als.steering import Steering
 
@@ -48,7 +47,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.generated_tokens = 0
-        self.eos = torch.tensor(sorted(_end_tokens(model, tokenizer)), device=model.device)
+        self.eos = torch.tensor(sorted(end_tokens(model, tokenizer)), device=model.device)
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
@@ -99,7 +98,7 @@ class TransformersEngine:
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""
-        return [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        return encode_prompts(self.tokenizer, prompts)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens, without special ones."""
@@ -134,13 +133,7 @@ class TransformersEngine:
 
     def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> int:
         limit = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        longest = max(map(len, ids), default=0)
-        if limit is not None and longest + max_new_tokens > limit:
-            raise UserError(
-                f"--max_new_tokens {max_new_tokens} after a prompt of {longest} tokens exceeds the model's context "
-                f"of {limit}; give at most {max(limit - longest, 0)}"
-            )
-        return longest
+        return check_context(ids, max_new_tokens, limit)
 
 
 @dataclass(eq=False)
@@ -237,10 +230,3 @@ class Generation:
         )
         output = Output(completion, landed.steered_fraction, landed.mean_cosine, landed.mean_state)
         return answer.position, output
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end an answer: those of the generation config, and the tokenizer's."""
-    declared = model.generation_config.eos_token_id if model.generation_config else None
-    several = declared if isinstance(declared, list) else [declared]
-    return {token for token in (*several, tokenizer.eos_token_id) if token is not None}

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from als.engines.base import Gate, Output, Sampling
+from als.engines.base import Gate, Output, Sampling, check_context
 from als.engines.vllm_worker import Order, Report, SteeringOrder, request_name, slot_of
 from als.errors import UserError
 from als.hub import first_line
-from als.models import load_skeleton, render_chat, resolve_dtype
+from als.models import encode_prompts, end_tokens, load_skeleton, render_chat, resolve_dtype
 from als.records import Completion
 from als.steering import Steering, layer_vector
 
@@ -111,7 +111,7 @@ class VllmEngine:
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""
-        return [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        return encode_prompts(self.tokenizer, prompts)
 
     def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> int:
         """Tokens of the longest prompt; a UserError if it exceeds the context together with max_new_tokens."""
@@ -247,14 +247,7 @@ class VllmEngine:
             )
 
     def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-        limit = self.llm.model_config.max_model_len
-        longest = max(map(len, ids), default=0)
-        if longest + max_new_tokens > limit:
-            raise UserError(
-                f"--max_new_tokens {max_new_tokens} after a prompt of {longest} tokens exceeds the model's context "
-                f"of {limit}; give at most {max(limit - longest, 0)}"
-            )
-        return longest
+        return check_context(ids, max_new_tokens, self.llm.model_config.max_model_len)
 
 
 @dataclass(eq=False)
@@ -317,13 +310,6 @@ class Flight:
         """Take back what is still under way."""
         if self._names:
             self.llm.abort_request(list(self._names.values()))
-
-
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end an answer: those of the generation config, and the tokenizer's."""
-    from als.engines.transformers_engine import _end_tokens
-
-    return _end_tokens(model, tokenizer)
 
 
 def longer_than_another(prompts: Sequence[list[int]]) -> set[int]:
