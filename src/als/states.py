@@ -28,7 +28,7 @@ from als.runlog import RunFolder, Shard, lines_files, read_folder_lines
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from als.engines.base import Engine
+    from als.engines.base import Engine, Output
 
 Label = Literal["good", "bad"]
 EXAMPLES = "examples"
@@ -58,34 +58,36 @@ class Example:
 
 
 def collect(engine: Engine, problems: Sequence[Problem], settings: Settings, labelling: Labelling) -> Iterator[Example]:
-    """Answer problems batch by batch; yield each with its label and mean state."""
+    """Answer problems; yield each with its label and mean state."""
+    if labelling.by == "answer":
+        return _by_answer(engine, problems, settings)
+    return _by_verifiers(engine, problems, settings, labelling.good_example_threshold)
+
+
+def _by_answer(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iterator[Example]:
+    for line, output in solve(engine, problems, settings, capture_states=True):
+        yield _example(line, output, good=line.correct)
+
+
+def _by_verifiers(engine: Engine, problems: Sequence[Problem], settings: Settings, threshold: int) -> Iterator[Example]:
+    """A batch of answers at a time, because engines do one thing at a time."""
     start = 0
     while start < len(problems):
         batch = problems[start : start + engine.batch_size]
         start += len(batch)  # not the batch size, which the engine lowers when memory runs out
         answered = list(solve(engine, batch, settings, capture_states=True))
-        states = {line.index: output.mean_state for line, output in answered if output}
-        yield from (Example(line, None, None) for line, _ in answered if line.failed)
-        for line, label in _label([line for line, _ in answered if not line.failed], engine, settings, labelling):
-            yield Example(line, label, states[line.index])
+        asked = [(line.question, line.completion) for line, output in answered if output]
+        verdicts = iter(verify(engine, asked, max_new_tokens=settings.max_new_tokens))
+        for line, output in answered:
+            passed = next(verdicts) if output else {}
+            yield _example(line, output, good=approvals(passed) >= threshold, verdicts=passed)
 
 
-def _label(
-    lines: Sequence[ResultLine], engine: Engine, settings: Settings, labelling: Labelling
-) -> list[tuple[ResultLine, Label]]:
-    if labelling.by == "answer":
-        return [_labelled(line, line.correct) for line in lines]
-    asked = [(line.question, line.completion) for line in lines]
-    verdicts = verify(engine, asked, max_new_tokens=settings.max_new_tokens)
-    return [
-        _labelled(line, approvals(passed) >= labelling.good_example_threshold, verdicts=passed)
-        for line, passed in zip(lines, verdicts, strict=True)
-    ]
-
-
-def _labelled(line: ResultLine, good: bool, **details: object) -> tuple[ResultLine, Label]:
+def _example(line: ResultLine, output: Output | None, *, good: bool, **details: object) -> Example:
+    if output is None:
+        return Example(line, None, None)
     label: Label = "good" if good else "bad"
-    return line.with_details(label=label, **details), label
+    return Example(line.with_details(label=label, **details), label, output.mean_state)
 
 
 class StateFolder(RunFolder):

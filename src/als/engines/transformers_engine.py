@@ -194,20 +194,24 @@ class Generation:
                     self._flight.admit(groups)
                 return self.engine.advance(self._flight)
         except torch.OutOfMemoryError:
-            if len(groups) + len(self._flight.answers) <= 1:
+            if self._in_flight(boarding) <= self._samples:
                 raise
-            return None  # outside the except block, whose exception keeps the tensors alive
+            return None  # which lets go of the exception, and that of the tensors in its traceback
 
     def _retreat(self, boarding: list[list[int]]) -> None:
         """Begin the answers in flight again, half as many at a time."""
         flying: dict[int, list[int]] = {}
         for answer in self._flight.answers:
             flying.setdefault(answer.position // self._samples, []).append(answer.position)
-        tried = len(self._flight.answers) + sum(map(len, boarding))
         self._waiting.extendleft([*boarding, *flying.values()])
+        tried = self._in_flight(boarding)
         del self._flight
         self.engine.halve_batch(tried)
         self._flight = self._new_flight()
+
+    def _in_flight(self, boarding: list[list[int]]) -> int:
+        joined = {answer.position for answer in self._flight.answers}
+        return len(joined.union(*boarding))
 
     def _answer(self, position: int) -> Answer:
         prompt, sample = divmod(position, self._samples)
