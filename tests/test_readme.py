@@ -32,7 +32,7 @@ def test_the_python_example_steers(smollm2, smollm2_path, tmp_path, capsys) -> N
 def test_the_flags_in_the_tables_exist() -> None:
     commands = (main, collect_states, compute_steering_vector, create_subsets, create_chart)
     known = {f"--{name}" for command in commands for name in command.Config.__dataclass_fields__}
-    known |= {"--help", "--fix", "--strict"}  # of scripts/check.sh, and of mypy
+    known |= {"--help", "--fix", "--strict", "--quick"}  # of scripts/check.sh, of mypy, of scripts/bench.py
     known |= {"--multi_gpu", "--cpu", "--num_processes", "--mpirun_hostfile", "--nproc_per_node"}  # of the launchers
     known |= {"--dist", "--head", "--address"}  # of pytest, and of Ray
     assert set(re.findall(r"--[a-z_]+\b", README)) <= known
