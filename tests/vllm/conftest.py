@@ -33,13 +33,18 @@ def kept_engines() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def start_vllm(smollm2_path) -> Callable[..., Any]:
-    """Starts vLLM in this process; the options are those of `VllmEngine.load`."""
+    """Starts vLLM in this process, with a small cache; the options are those of `VllmEngine.load`."""
     from als.engines.vllm_engine import VllmEngine
 
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
-    def start(model: Any = smollm2_path, **options: Any) -> Any:
-        return VllmEngine.load(model, **{"dtype": "float32", "batch_size": PROMPTS, **options})
+    def start(model: Any = smollm2_path, *, options: dict[str, Any] | None = None, **more: Any) -> Any:
+        small = {"kv_cache_memory_bytes": 2**28, "max_model_len": 1024}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)  # it would count before the number of bytes
+            return VllmEngine.load(
+                model, **{"dtype": "float32", "batch_size": PROMPTS, "options": small | (options or {}), **more}
+            )
 
     return start
 
