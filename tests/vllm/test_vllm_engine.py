@@ -221,7 +221,7 @@ def test_end_tokens_are_the_checkpoints_and_its_sampling_defaults_are_not_applie
 def test_what_vllm_cannot_do_is_refused(bench: Bench) -> None:
     with pytest.raises(UserError, match="--engine transformers"):
         next(bench.vllm.generate(["Hi"], max_new_tokens=2, gates=lambda: pytest.fail("no gate is made")))
-    with pytest.raises(UserError, match=r"--max_new_tokens 9000 .* of 8192; give at most 81"):
+    with pytest.raises(UserError, match=r"--max_new_tokens 9000 .* of 1024; give at most 10"):
         bench.vllm.check_prompts(["Hi"], max_new_tokens=9000)
     with pytest.raises(UserError, match="layer_idx 30"):
         next(bench.vllm.generate(["Hi"], max_new_tokens=2, steering=Steering(bench.vector, 30)))
