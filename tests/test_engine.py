@@ -189,25 +189,28 @@ def test_the_next_answer_takes_the_place_of_one_that_has_ended(llama, tiny_token
     assert set(steps[slice(*full)]) <= {batch_size, batch_size - 1}
 
 
-def test_exhausted_memory_halves_the_batch_and_loses_nothing(llama, tiny_tokenizer):
-    """A model that has memory for two rows; the first batch of five dies in the middle of its answers."""
-    straight = in_order(TransformersEngine(llama, tiny_tokenizer).generate(PROMPTS, max_new_tokens=20))
+@pytest.mark.parametrize("lived", [0, 1, 3])
+def test_exhausted_memory_halves_the_batch_and_loses_nothing(llama, tiny_tokenizer, lived):
+    """A model that has memory for two rows; the first batch of five dies over its prompts, or later."""
+    found = in_order(TransformersEngine(llama, tiny_tokenizer).generate(PROMPTS, max_new_tokens=20))
+    long = [i for i, output in enumerate(found) if output.completion.completion_tokens > lived]  # none lands before
+    prompts, straight = [PROMPTS[i] for i in long] * 2, [found[i] for i in long] * 2
     passes = []
 
     def exhaust(_model, _args, kwargs):
         passes.append(1)
-        if len(kwargs["input_ids"]) > 2 and len(passes) > 3:
+        if len(kwargs["input_ids"]) > 2 and len(passes) > lived:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     engine = TransformersEngine(llama, tiny_tokenizer, batch_size=5)
     look = llama.register_forward_pre_hook(exhaust, with_kwargs=True)
     try:
         with pytest.warns(UserWarning, match="--batch_size is 2 from here on"):
-            outputs = list(engine.generate(PROMPTS, max_new_tokens=20))
+            outputs = list(engine.generate(prompts, max_new_tokens=20))
     finally:
         look.remove()
     assert engine.batch_size == 2
-    assert sorted(position for position, _ in outputs) == list(range(5))
+    assert sorted(position for position, _ in outputs) == list(range(len(prompts)))
     for output, expected in zip(in_order(outputs), straight, strict=True):
         assert output.completion.text == expected.completion.text
 

@@ -47,7 +47,7 @@ class Completion:
     finish_reason: FinishReason
     """`stop`: the model ended its turn; `length`: it ran into max_new_tokens; `error`: there is no completion."""
     seconds: float
-    """The batch's wall-clock seconds, shared out by completion tokens; of all samples where several vote."""
+    """Wall-clock seconds, each step's shared out among the answers in flight; of all samples where several vote."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,15 @@ class ResultLine:
         names = [f.name for f in fields(cls) if f.name != "details"]
         for name in names:
             _check_type(name, line[name])
+        if "generated_tokens" in line:
+            _check_type("generated_tokens", line["generated_tokens"])
         return cls(
             **{name: line[name] for name in names},
             details={key: value for key, value in line.items() if key not in names},
         )
 
 
-_INTEGERS = ("index", "prompt_tokens", "completion_tokens")
+_INTEGERS = ("index", "prompt_tokens", "completion_tokens", "generated_tokens")
 
 
 def _check_type(name: str, value: object) -> None:

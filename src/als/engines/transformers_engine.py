@@ -194,24 +194,24 @@ class Generation:
                     self._flight.admit(groups)
                 return self.engine.advance(self._flight)
         except torch.OutOfMemoryError:
-            if self._in_flight(boarding) <= self._samples:
+            if len(self._in_flight(boarding)) <= self._samples:
                 raise
             return None  # which lets go of the exception, and that of the tensors in its traceback
 
     def _retreat(self, boarding: list[list[int]]) -> None:
         """Begin the answers in flight again, half as many at a time."""
-        flying: dict[int, list[int]] = {}
-        for answer in self._flight.answers:
-            flying.setdefault(answer.position // self._samples, []).append(answer.position)
-        self._waiting.extendleft([*boarding, *flying.values()])
-        tried = self._in_flight(boarding)
+        positions = self._in_flight(boarding)
+        groups: dict[int, list[int]] = {}
+        for position in positions:
+            groups.setdefault(position // self._samples, []).append(position)
+        self._waiting.extendleft(groups.values())
         del self._flight
-        self.engine.halve_batch(tried)
+        self.engine.halve_batch(len(positions))
         self._flight = self._new_flight()
 
-    def _in_flight(self, boarding: list[list[int]]) -> int:
-        joined = {answer.position for answer in self._flight.answers}
-        return len(joined.union(*boarding))
+    def _in_flight(self, boarding: list[list[int]]) -> list[int]:
+        """Who was under way when memory ran out: those that were to join may have joined already, or not."""
+        return sorted({answer.position for answer in self._flight.answers}.union(*boarding))
 
     def _answer(self, position: int) -> Answer:
         prompt, sample = divmod(position, self._samples)
