@@ -111,7 +111,7 @@ class Bench:
         """The transformers engine; endless, no token ends an answer."""
         engine = TransformersEngine(*self.loaded, batch_size=batch_size or self.sizes.batch)
         if endless:
-            engine.eos = engine.eos[:0]
+            engine.ends = []
         return engine
 
     def prompts(self, n: int, *, prompt_idx: int = 0) -> list[str]:
@@ -230,7 +230,7 @@ def whole_run(bench: Bench, engine: Any) -> int:
 def static_generate(bench: Bench) -> int:
     """model.generate, static batches, each as long as its longest answer. Returns the tokens up to each one's end."""
     model, tokenizer = bench.loaded
-    ends, prompts, total = set(bench.engine().eos.tolist()), bench.prompts(bench.sizes.problems), 0
+    ends, prompts, total = set(bench.engine().ends), bench.prompts(bench.sizes.problems), 0
     for start in range(0, len(prompts), bench.sizes.batch):
         texts = prompts[start : start + bench.sizes.batch]
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
@@ -247,7 +247,7 @@ def continuous_generate(bench: Bench) -> int:
     model, _ = bench.loaded
     engine = bench.engine()
     greedy = GenerationConfig(
-        max_new_tokens=bench.sizes.limit, do_sample=False, eos_token_id=engine.eos.tolist(), pad_token_id=0
+        max_new_tokens=bench.sizes.limit, do_sample=False, eos_token_id=engine.ends, pad_token_id=0
     )
     outputs = model.generate_batch(engine.encode(bench.prompts(bench.sizes.problems)), generation_config=greedy)
     return sum(len(output.generated_tokens) for output in outputs.values())
@@ -260,7 +260,7 @@ def plain_vllm(bench: Bench, *, endless: bool = False) -> int:
     n, length = (bench.sizes.batch, bench.sizes.new_tokens) if endless else (bench.sizes.problems, bench.sizes.limit)
     engine = bench.engine()
     parameters = SamplingParams(
-        temperature=0, max_tokens=length, ignore_eos=endless, stop_token_ids=None if endless else engine.eos.tolist()
+        temperature=0, max_tokens=length, ignore_eos=endless, stop_token_ids=None if endless else engine.ends
     )
     prompts = [{"prompt_token_ids": ids} for ids in engine.encode(bench.prompts(n))]
     bench.plain_vllm.reset_prefix_cache()  # every run reads its prompts anew
@@ -299,11 +299,11 @@ def vllm_steered(bench: Bench) -> list[float]:
 
     def ours() -> None:
         engine.llm.reset_prefix_cache()
-        ends, engine._ends = engine._ends, []
+        ends, engine.ends = engine.ends, []
         try:
             list(engine.generate(prompts, max_new_tokens=bench.sizes.new_tokens, steering=bench.steering))
         finally:
-            engine._ends = ends
+            engine.ends = ends
 
     return paired(bench, ours, lambda: plain_vllm(bench, endless=True))
 

@@ -88,7 +88,7 @@ def step_bytes(model: Any, batch: int, tokens: int) -> float:
 def measure(model: Any, tokenizer: Any, batch: int, options: argparse.Namespace, bandwidth: float) -> dict[str, Any]:
     """Milliseconds a step of plain decoding, its floor, and what each addition costs beside it."""
     engine = TransformersEngine(model, tokenizer, batch_size=batch)
-    engine.eos = engine.eos[:0]  # nothing ends an answer: equally many tokens on both sides
+    engine.ends = []  # nothing ends an answer: equally many tokens on both sides
     prompts = ["What is 23 + 45? " * (options.prompt_tokens // 9)] * batch
     length = len(engine.encode(prompts[:1])[0])
     width = model.config.hidden_size

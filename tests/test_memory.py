@@ -46,6 +46,6 @@ def test_the_batch_that_was_chosen_fits_on_cuda(smollm2_path, smollm2_prompts) -
     engine = TransformersEngine(model, tokenizer)
     longest = engine.check_prompts(smollm2_prompts, max_new_tokens=512)
     chosen = engine.batch_size = fitting_batch_size(model, prompt_tokens=longest, max_new_tokens=512)
-    engine.eos = engine.eos[:0]
+    engine.ends = []
     assert len(list(engine.generate(smollm2_prompts[:1] * chosen, max_new_tokens=512))) == chosen
     assert engine.batch_size == chosen  # not halved on the way

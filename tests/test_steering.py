@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from als.engines.transformers_engine import TransformersEngine
 from als.errors import UserError
-from als.steering import RowTally, Steering, steer
+from als.steering import RowTraces, Steering, steer, steered
 from oracle import TINY_PROMPTS, Answer, Formula, block_outputs, decode, llama_blocks
 
 SCALES = ("raw", "unit", "residual")
@@ -422,21 +422,35 @@ def test_model_is_plain_between_two_answers_and_after_an_abandoned_run(tiny):
 # --- What was done is tallied
 
 
-def test_tally_counts_rows_and_respects_the_gate(tiny):
+def test_traces_hold_what_was_seen_and_done_and_respect_the_gate(tiny):
     bench = tiny("llama")
     steering = bench.steering("middle", "raw", 0.1)
     inputs = padded(bench)
     h = block_outputs(bench.model, llama_blocks(bench.model), **inputs)[steering.layer_idx][:, -1]
-    cosines = torch.cosine_similarity(h, bench.vector[steering.layer_idx][None])
+    v = bench.vector[steering.layer_idx]
+    cosines = torch.cosine_similarity(h, v[None])
     open_rows = torch.tensor([True, False, True, True, False])
-    tally = RowTally(torch.tensor([4, 3, 2, 1, 0]), torch.zeros(5, 3), gate=open_rows)
-    with steer(bench.model, steering, tally=tally):
+    slots, columns = torch.tensor([4, 3, 2, 1, 0]), torch.tensor([1, 0, 1, 2, 2])
+    traces = RowTraces(slots, columns, torch.full((5, 3, 3), -7.0), gate=open_rows)
+    with steer(bench.model, steering, traces=traces):
         changed = block_outputs(bench.model, llama_blocks(bench.model), **inputs)[steering.layer_idx][:, -1]
     on = (cosines < 0.1) & open_rows
     assert 0 < on.sum() < open_rows.sum() + 1
     assert torch.equal((changed != h).any(dim=-1), on)
-    expected = torch.stack((torch.ones(5), on.float(), cosines), dim=1).flip(0)
-    torch.testing.assert_close(tally.sums, expected)
+    doses = (changed - h).norm(dim=-1) / h.norm(dim=-1)
+    expected = torch.full((5, 3, 3), -7.0)
+    expected[slots, columns] = torch.stack((cosines, on.float(), doses), dim=1)
+    torch.testing.assert_close(traces.seen, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_relative_dose_is_the_share_of_the_states_norm(scale):
+    h, v = torch.randn(4, 6), torch.randn(6)
+    applied = steered(h, v, Steering(v, alpha=-0.5, alpha_scale=scale, similarity_threshold=None))
+    moved = (applied.stream - h).norm(dim=-1) / h.norm(dim=-1)
+    torch.testing.assert_close(applied.relative_dose, moved, atol=1e-5, rtol=1e-5)
+    if scale == "residual":
+        torch.testing.assert_close(applied.relative_dose, torch.full((4,), 0.5))
 
 
 # --- No waiting for the device
@@ -478,11 +492,11 @@ def test_hook_adds_no_host_read_to_a_forward_pass(tiny, scale, tau):
     inputs = padded(bench)
     with HostReads() as plain:
         bench.model(**inputs)
-    tally = RowTally(torch.arange(5), torch.zeros(5, 3))
-    with steer(bench.model, bench.steering("middle", scale, tau), tally=tally), HostReads() as steered:
+    traces = RowTraces(torch.arange(5), torch.zeros(5).long(), torch.zeros(5, 1, 3))
+    with steer(bench.model, bench.steering("middle", scale, tau), traces=traces), HostReads() as hooked:
         bench.model(**inputs)
-    assert tally.sums[:, 0].tolist() == [1.0] * 5
-    assert steered.count == plain.count
+    assert (traces.seen[:, 0, 0] != 0).all()
+    assert hooked.count == plain.count
 
 
 @pytest.mark.parametrize("tau", TAUS)
@@ -492,8 +506,8 @@ def test_hook_runs_where_there_are_no_values_to_read(tiny, scale, tau):
     bench = tiny("llama")
     model = copy.deepcopy(bench.model).to("meta")
     ids = torch.zeros(5, 7, dtype=torch.int64, device="meta")
-    tally = RowTally(torch.arange(5, device="meta"), torch.zeros(5, 3, device="meta"))
-    with torch.inference_mode(), steer(model, bench.steering("middle", scale, tau), tally=tally):
+    traces = RowTraces(*torch.zeros(2, 5, dtype=torch.int64, device="meta"), torch.zeros(5, 1, 3, device="meta"))
+    with torch.inference_mode(), steer(model, bench.steering("middle", scale, tau), traces=traces):
         first = model(input_ids=ids, use_cache=True)
         second = model(input_ids=ids[:, :1], past_key_values=first.past_key_values, use_cache=True)
     assert second.logits.shape == (5, 1, model.config.vocab_size)
@@ -598,8 +612,10 @@ def test_hook_never_waits_for_cuda(smollm2_path):
     model, tokenizer = load_model(smollm2_path, dtype="float32", device="cuda")
     bench = make_bench(model, tokenizer, SMOLLM2_PROMPTS, along=0.15, max_new_tokens=24)
     ids = torch.ones(5, 7, dtype=torch.int64, device="cuda")
-    tally = RowTally(torch.arange(5, device="cuda"), torch.zeros(5, 3, device="cuda"))
-    with torch.inference_mode(), steer(model, bench.steering("middle", "residual", 0.1), tally=tally):
+    traces = RowTraces(
+        torch.arange(5, device="cuda"), torch.zeros(5, device="cuda").long(), torch.zeros(5, 1, 3, device="cuda")
+    )
+    with torch.inference_mode(), steer(model, bench.steering("middle", "residual", 0.1), traces=traces):
         cache = model(input_ids=ids, use_cache=True).past_key_values  # the vector moves to the device once
         torch.cuda.set_sync_debug_mode("error")
         try:

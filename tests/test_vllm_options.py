@@ -140,33 +140,34 @@ def test_weights_in_a_pickle_are_refused_unless_allowed(smollm2_path, tmp_path) 
 # --- Positions
 
 
-def step(next_positions: np.ndarray, *requests: tuple[int, int, int, int]) -> tuple[list[bool], list[int]]:
+def step(next_positions: np.ndarray, *requests: tuple[int, int, int, int]) -> tuple[list[bool], list[int], list[int]]:
     """`plan` for requests of (slot, tokens in this step, first position, tokens of the prompt)."""
     slots, lengths, starts, prompts = (np.array(column, dtype=np.int64) for column in zip(*requests, strict=True))
-    emits, rows = plan(slots=slots, lengths=lengths, starts=starts, prompts=prompts, next_positions=next_positions)
-    return emits.tolist(), rows.tolist()
+    planned = plan(slots=slots, lengths=lengths, starts=starts, prompts=prompts, next_positions=next_positions)
+    return tuple(column.tolist() for column in planned)
 
 
 def test_the_last_token_of_a_prompt_emits_and_every_one_after_it() -> None:
     positions = np.zeros(3, dtype=np.int64)
-    assert step(positions, (0, 4, 0, 4)) == ([False, False, False, True], [3, 3, 3, 0])
-    assert step(positions, (0, 1, 4, 4)) == ([True], [0])
-    assert step(positions, (0, 1, 5, 4)) == ([True], [0])
+    assert step(positions, (0, 4, 0, 4)) == ([False, False, False, True], [3, 3, 3, 0], [0, 0, 0, 0])
+    assert step(positions, (0, 1, 4, 4)) == ([True], [0], [1])
+    assert step(positions, (0, 1, 5, 4)) == ([True], [0], [2])
 
 
 def test_requests_lie_one_after_the_other() -> None:
     positions = np.zeros(3, dtype=np.int64)
-    emits, rows = step(positions, (2, 1, 9, 5), (0, 3, 0, 3), (1, 1, 0, 1))
+    emits, rows, columns = step(positions, (2, 1, 9, 5), (0, 3, 0, 3), (1, 1, 0, 1))
     assert emits == [True, False, False, True, True]
     assert rows == [2, 3, 3, 0, 1]
+    assert columns == [5, 0, 0, 0, 0]
     assert positions.tolist() == [3, 1, 10]
 
 
 def test_a_piece_of_a_prompt_emits_nothing() -> None:
     positions = np.zeros(1, dtype=np.int64)
-    assert step(positions, (0, 3, 0, 5)) == ([False] * 3, [1] * 3)
-    assert step(positions, (0, 1, 3, 5)) == ([False], [1])
-    assert step(positions, (0, 1, 4, 5)) == ([True], [0])
+    assert step(positions, (0, 3, 0, 5)) == ([False] * 3, [1] * 3, [0] * 3)
+    assert step(positions, (0, 1, 3, 5)) == ([False], [1], [0])
+    assert step(positions, (0, 1, 4, 5)) == ([True], [0], [0])
 
 
 def test_what_is_computed_again_is_steered_again_and_not_counted_again() -> None:
@@ -174,7 +175,7 @@ def test_what_is_computed_again_is_steered_again_and_not_counted_again() -> None
     positions = np.zeros(1, dtype=np.int64)
     for start, length in ((0, 2), (2, 1), (3, 1)):
         step(positions, (0, length, start, 2))
-    assert step(positions, (0, 5, 0, 2)) == ([False, True, True, True, True], [1, 1, 1, 1, 0])
+    assert step(positions, (0, 5, 0, 2)) == ([False, True, True, True, True], [1, 1, 1, 1, 0], [0, 0, 0, 0, 3])
 
 
 def test_names_of_requests() -> None:

@@ -32,7 +32,16 @@ CONFIG = "config.json"
 SUMMARY = "summary.json"
 LOGISTICS = "logistics.pt"
 LOCK = ".lock"
-AVERAGED_DETAILS = ("steered_fraction", "mean_cosine", "json_valid", "steps", "updated_tokens", "without_verdict")
+AVERAGED_DETAILS = (
+    "steered_fraction",
+    "mean_cosine",
+    "mean_relative_dose",
+    "repetition",
+    "json_valid",
+    "steps",
+    "updated_tokens",
+    "without_verdict",
+)
 
 LATER_FIELDS = {"engine": "transformers"}
 """Fields of config.json that the oldest folders lack, and what held for those."""

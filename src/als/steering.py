@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -69,18 +69,55 @@ class Steering:
 
 
 @dataclass
-class RowTally:
-    """What steering did to each answer, summed on the device without a synchronisation a token.
+class RowTraces:
+    """What steering saw and did in each answer, kept on the device without a synchronisation a token.
 
-    A decoding loop keeps `slots` up to date while rows come and go; the hook adds to `sums`.
+    A decoding loop keeps `slots` and `columns` up to date while rows come and go; the hook writes to `seen`.
     """
 
     slots: Tensor
-    """[B] int64: the answer that each batch row belongs to, an index into `sums`."""
-    sums: Tensor
-    """[answers, 3] float32: emitting positions, steered ones, sum of cos(h, v) before steering."""
+    """[B] int64: the answer that each batch row belongs to, the first index into `seen`."""
+    columns: Tensor
+    """[B] int64: which of the answer's tokens is being chosen, the second index."""
+    seen: Tensor
+    """[answers, tokens, 3] float32: the columns of `Trace`."""
     gate: Tensor | None = None
     """[B] bool: rows where steering is allowed at all; None allows every row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What steering saw and did at each emitting position of one answer."""
+
+    cosines: Tensor
+    """[T] float32: cos(h, v) before steering."""
+    steered: Tensor
+    """[T] bool: where it steered."""
+    relative_doses: Tensor
+    """[T] float32: |alpha * s * v| / |h|, 0 where it did not steer."""
+
+    @classmethod
+    def from_seen(cls, seen: Tensor) -> Trace:
+        """Read one answer's [T, 3] of `RowTraces.seen`."""
+        cosines, on, doses = seen.cpu().unbind(dim=1)
+        return cls(cosines, on.bool(), doses)
+
+
+class Applied(NamedTuple):
+    """Steered states, and what was seen and done on the way."""
+
+    stream: Tensor
+    """[..., D], dtype of the states."""
+    on: Tensor
+    """[...] bool: where it steered."""
+    cosine: Tensor
+    """[...] float32: cos(h, v) before steering."""
+    relative_dose: Tensor
+    """[...] float32: |alpha * s * v| / |h|."""
+
+    def seen(self) -> Tensor:
+        """[..., 3] float32: the columns of `Trace`."""
+        return torch.stack((self.cosine, self.on.float(), self.relative_dose), dim=-1)
 
 
 class Strength(Protocol):
@@ -99,16 +136,13 @@ class Strength(Protocol):
         """Tau; None, or infinity, steers everywhere."""
 
 
-def steered(h: Tensor, v: Tensor, steering: Strength, gate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def steered(h: Tensor, v: Tensor, steering: Strength, gate: Tensor | None = None) -> Applied:
     """Apply the formula to states of emitting positions.
 
     Args:
         h: [..., D] states, any floating dtype.
         v: [D] float32 on the same device.
         gate: [...] bool on any device; False keeps a state as it is.
-
-    Returns:
-        h' ([..., D], dtype of h), on ([...] bool: where it steered), cosine ([...] float32: cos(h, v) before).
     """
     stream = h.float()
     v_norm = v.norm()
@@ -125,17 +159,18 @@ def steered(h: Tensor, v: Tensor, steering: Strength, gate: Tensor | None = None
         dose = dose / v_norm.clamp_min(1e-12)
     elif steering.alpha_scale == "residual":
         dose = dose * h_norm / v_norm.clamp_min(1e-12)
-    return (stream + dose[..., None] * v).to(h.dtype), on, cosine
+    relative = dose.abs() * v_norm / h_norm.clamp_min(1e-12)
+    return Applied((stream + dose[..., None] * v).to(h.dtype), on, cosine, relative)
 
 
 @contextmanager
-def steer(model: PreTrainedModel, steering: Steering, *, tally: RowTally | None = None) -> Iterator[None]:
+def steer(model: PreTrainedModel, steering: Steering, *, traces: RowTraces | None = None) -> Iterator[None]:
     """Steer everything the model generates inside the block; the hook is gone after it, come what may.
 
     Args:
         model: any decoder-only transformers model; its weights may be spread over devices.
         steering: checked against the model before anything is hooked.
-        tally: collects what was done to each row; see `RowTally`.
+        traces: collects what was done to each row; see `RowTraces`.
 
     Raises:
         UserError: layer or vector do not fit the model.
@@ -148,12 +183,12 @@ def steer(model: PreTrainedModel, steering: Steering, *, tally: RowTally | None 
         nonlocal vector
         stream = residual_stream(output)  # [B, T, D]
         vector = vector.to(stream.device)  # moves once; afterwards it is there
-        last, on, cosine = steered(stream[:, -1], vector, steering, tally.gate if tally else None)  # [B, D], [B], [B]
-        if tally is not None:
-            seen = torch.stack((torch.ones_like(cosine), on.float(), cosine), dim=1)  # [B, 3]
-            tally.sums.index_add_(0, tally.slots, seen.to(tally.sums.device))
+        applied = steered(stream[:, -1], vector, steering, traces.gate if traces else None)
+        if traces is not None:
+            traces.seen[traces.slots, traces.columns] = applied.seen().to(traces.seen.device)
+        last = applied.stream[:, None]  # [B, 1, D]
         # A new tensor and not a write in place: the block's output may be needed by autograd or another hook.
-        stream = last[:, None] if stream.shape[1] == 1 else torch.cat((stream[:, :-1], last[:, None]), dim=1)
+        stream = last if stream.shape[1] == 1 else torch.cat((stream[:, :-1], last), dim=1)
         return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
     handle = block.register_forward_hook(hook)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from als.steering import Steering
+    from als.steering import Steering, Trace
 
 
 class Gate(Protocol):
@@ -52,12 +52,24 @@ class Output:
     """What an engine returns for one completion."""
 
     completion: Completion
-    steered_fraction: float | None = None
-    """Share of emitting positions that were steered; None without steering."""
-    mean_cosine: float | None = None
-    """Mean of cos(h, v) before steering over emitting positions; None without steering."""
+    tokens: Sequence[int]
+    """Ids of what was generated, the one that ended it included."""
+    trace: Trace | None = None
+    """What steering saw and did at each token; None without steering."""
+    pieces: Sequence[str] | None = None
+    """The completion's text, cut up into what each token adds to it; None without steering."""
     mean_state: Tensor | None = None
     """[L, D] float32 on CPU: mean residual stream over emitting positions, a row a layer; None unless captured."""
+
+    @property
+    def steered_fraction(self) -> float | None:
+        """Share of emitting positions that were steered; None without steering."""
+        return float(self.trace.steered.double().mean()) if self.trace else None
+
+    @property
+    def mean_cosine(self) -> float | None:
+        """Mean of cos(h, v) before steering over emitting positions; None without steering."""
+        return float(self.trace.cosines.double().mean()) if self.trace else None
 
 
 def check_context(ids: Sequence[Sequence[int]], max_new_tokens: int, limit: int | None) -> int:

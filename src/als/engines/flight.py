@@ -22,7 +22,7 @@ from als.engines.capture import StateSums, sum_states
 from als.engines.kv_cache import arena_cache, arena_layers
 from als.engines.sampling import draw
 from als.engines.text_stream import TokenTextStream
-from als.steering import RowTally, Steering, steer
+from als.steering import RowTraces, Steering, steer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,8 +56,8 @@ class Landed:
     answer: Answer
     tokens: list[int]
     """The one that ended it included."""
-    steered_fraction: float | None
-    mean_cosine: float | None
+    seen: Tensor | None
+    """[T, 3] float32, see `als.steering.RowTraces`; None without steering."""
     mean_state: Tensor | None
     """[L, D] float32 on CPU."""
 
@@ -130,7 +130,8 @@ class Flight:
         self._tokens = torch.zeros(lanes + 1, max_new_tokens, dtype=torch.int64, device=device)
         self._counts = torch.zeros(lanes + 1, dtype=torch.int64, device=device)
         nobody = torch.zeros(0, dtype=torch.int64, device=device)
-        self._tally = RowTally(nobody, torch.zeros(lanes + 1, 3, device=device)) if steering else None
+        seen = torch.zeros(lanes + 1, max_new_tokens, 3, device=device) if steering else None
+        self._traces = RowTraces(nobody, nobody, seen) if seen is not None else None
         self._states = StateSums(lanes + 1, nobody) if capture_states else None
 
     @property
@@ -150,7 +151,7 @@ class Flight:
         self._since = time.perf_counter()
         with ExitStack() as hooked:
             if self._steering is not None:
-                hooked.enter_context(steer(self._model, self._steering, tally=self._tally))
+                hooked.enter_context(steer(self._model, self._steering, traces=self._traces))
             if self._states is not None:
                 hooked.enter_context(sum_states(self._model, self._states))
             yield
@@ -222,12 +223,12 @@ class Flight:
         """One forward pass, with the hooks told whose rows these are: [B, V]."""
         if self._states is not None:
             self._states.slots = rows.slots
-        if self._tally is not None:
-            self._tally.slots = rows.slots
+        if self._traces is not None:
+            self._traces.slots, self._traces.columns = rows.slots, self._counts[rows.slots]
             readers = [answer.reader for answer in rows.answers]
             if any(readers):
                 open_ = [reader is not None and reader[0].steering for reader in readers]
-                self._tally.gate = torch.tensor(open_, device=rows.slots.device)
+                self._traces.gate = torch.tensor(open_, device=rows.slots.device)
         logits, rows.cache = self._forward(rows.input_ids, rows.mask, rows.cache)
         return logits
 
@@ -251,7 +252,7 @@ class Flight:
 
     def _copy_sums(self, sources: Sequence[int], lanes: Tensor) -> None:
         """Give each lane what its prompt's forward pass has summed."""
-        for sums in [*([self._tally.sums] if self._tally else []), *(self._states.sums if self._states else [])]:
+        for sums in [*([self._traces.seen] if self._traces else []), *(self._states.sums if self._states else [])]:
             sums[lanes.to(sums.device)] = sums[torch.tensor(sources, device=sums.device)]
 
     def _read(self, answers: Sequence[Answer]) -> list[Landed]:
@@ -259,20 +260,13 @@ class Flight:
         lanes = torch.tensor([answer.lane for answer in answers], device=self._counts.device)
         counts = self._counts[lanes].tolist()
         tokens = [row[:count] for row, count in zip(self._tokens[lanes].tolist(), counts, strict=True)]
-        fractions, cosines = self._take_tally(lanes)
+        seen = self._traces.seen[lanes].cpu() if self._traces else [None] * len(answers)
+        traces = [rows[:count] if rows is not None else None for rows, count in zip(seen, counts, strict=True)]
         means: Sequence[Tensor | None] = self._states.take(lanes, counts) if self._states else [None] * len(answers)
         self._counts[lanes] = 0
         self._free += [answer.lane for answer in answers]
-        columns = (answers, tokens, fractions, cosines, means)
+        columns = (answers, tokens, traces, means)
         return [Landed(*fields) for fields in zip(*columns, strict=True)]
-
-    def _take_tally(self, lanes: Tensor) -> tuple[Sequence[float | None], Sequence[float | None]]:
-        """For each lane, the share of positions that were steered and the mean cosine before; begins them anew."""
-        if self._tally is None:
-            return [None] * len(lanes), [None] * len(lanes)
-        emitted, on, cosine = self._tally.sums[lanes].cpu().double().T  # [lanes] each
-        self._tally.sums[lanes] = 0
-        return (on / emitted).tolist(), (cosine / emitted).tolist()
 
 
 def _show_readers(rows: Rows, chosen: Tensor, *, waste: int) -> None:

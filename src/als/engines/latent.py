@@ -63,7 +63,7 @@ class LatentDecoder:
 
     def continue_from(self, forced: Sequence[int]) -> Continuation:
         """Decode on greedily behind forced tokens; where they hold the end of the answer, it ends there."""
-        ends = set(self._engine.eos.tolist())
+        ends = set(self._engine.ends)
         length = next((i + 1 for i, token in enumerate(forced) if token in ends), 0)
         if length:
             return self._continuation(tuple(forced[:length]))

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from als.engines.base import Gate, Output, Sampling, check_context
 from als.engines.flight import Answer, Flight, Landed
+from als.engines.text import TextEngine
 from als.engines.text_stream import TokenTextStream
-from als.models import encode_prompts, end_tokens, render_chat
-from als.records import Completion
 from als.steering import Steering
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ CHECK_EVERY = 8
 """Steps between two looks, on an accelerator, at which rows have finished: each look waits for the device."""
 
 
-class TransformersEngine:
+class TransformersEngine(TextEngine):
     """Decoding in left-padded batches whose rows come and go. See `engines.base.Engine`.
 
     Attributes:
@@ -43,22 +42,13 @@ class TransformersEngine:
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
+        limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        super().__init__(model, tokenizer, context=limit)
         self.batch_size = batch_size
         self.generated_tokens = 0
-        self.eos = torch.tensor(sorted(end_tokens(model, tokenizer)), device=model.device)
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
-
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The exact prompt text of a conversation, by the model's chat template."""
-        return render_chat(self.tokenizer, messages)
-
-    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> int:
-        """Tokens of the longest prompt; a UserError if it exceeds the context together with max_new_tokens."""
-        return self._check_context(self.encode(prompts), max_new_tokens)
 
     def generate(
         self,
@@ -76,15 +66,14 @@ class TransformersEngine:
         together are of like length.
         """
         ids = self.encode(prompts)
-        self._check_context(ids, max_new_tokens)
+        check_context(ids, max_new_tokens, self.context)
         hooked = {"steering": steering, "capture_states": capture_states}
         yield from Generation(self, ids, max_new_tokens, hooked, gates, sampling).outputs()
 
     def flight(self, lanes: int, max_new_tokens: int, **options: Any) -> Flight:
         """Room for so many answers in flight; the options are those of `Flight`."""
-        return Flight(
-            self.model, self._forward, eos=self.eos, lanes=lanes, max_new_tokens=max_new_tokens, **options
-        )  # fmt: skip
+        eos = torch.tensor(self.ends, dtype=torch.int64, device=self.model.device)
+        return Flight(self.model, self._forward, eos=eos, lanes=lanes, max_new_tokens=max_new_tokens, **options)
 
     def advance(self, flight: Flight) -> list[Landed]:
         """Step until at least one answer has ended."""
@@ -95,18 +84,6 @@ class TransformersEngine:
                 flight.step()
         self.generated_tokens += sum(len(one.tokens) for one in landed)
         return landed
-
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""
-        return encode_prompts(self.tokenizer, prompts)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of generated tokens, without special ones."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
-
-    def has_stopped(self, tokens: Sequence[int]) -> bool:
-        """Whether these tokens end with one that ends an answer; otherwise it ran out of room."""
-        return bool(tokens) and tokens[-1] in self.eos.tolist()
 
     def halve_batch(self, tried: int) -> None:
         """Go on with smaller batches where the GPU's memory did not do for one."""
@@ -130,10 +107,6 @@ class TransformersEngine:
             input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
         )  # fmt: skip
         return outputs.logits[:, -1], outputs.past_key_values
-
-    def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-        limit = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        return check_context(ids, max_new_tokens, limit)
 
 
 @dataclass(eq=False)
@@ -224,13 +197,11 @@ class Generation:
         return answer
 
     def _output(self, landed: Landed) -> tuple[int, Output]:
-        answer, tokens = landed.answer, landed.tokens
-        completion = Completion(
-            text=self.engine.decode(tokens),
+        answer = landed.answer
+        return answer.position, self.engine.output(
             prompt_tokens=len(answer.prompt),
-            completion_tokens=len(tokens),
-            finish_reason="stop" if self.engine.has_stopped(tokens) else "length",
+            tokens=landed.tokens,
             seconds=answer.seconds,
+            seen=landed.seen,
+            mean_state=landed.mean_state,
         )
-        output = Output(completion, landed.steered_fraction, landed.mean_cosine, landed.mean_state)
-        return answer.position, output

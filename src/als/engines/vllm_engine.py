@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from als.engines.base import Gate, Output, Sampling, check_context
+from als.engines.text import TextEngine
 from als.engines.vllm_worker import Order, Report, SteeringOrder, request_name, slot_of
 from als.errors import UserError
 from als.hub import first_line
-from als.models import encode_prompts, end_tokens, load_skeleton, render_chat, resolve_dtype
-from als.records import Completion
+from als.models import load_skeleton, resolve_dtype
 from als.steering import Steering, layer_vector
 
 if TYPE_CHECKING:
@@ -44,20 +44,17 @@ CPU_BLOCK = 32
 """Tokens a block of the cache, and so the least that prompts can share; vLLM's own 128 is longer than many prompts."""
 
 
-class VllmEngine:
+class VllmEngine(TextEngine):
     """See `engines.base.Engine`; gates, which read every token on the host, are the other engine's.
 
     Attributes:
-        model: the transformers model without its weights: it knows layers, widths, dtype and end tokens.
         batch_size: answers in flight together.
     """
 
     def __init__(self, llm: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(model, tokenizer, context=llm.model_config.max_model_len)
         self.llm = llm
-        self.model = model
-        self.tokenizer = tokenizer
         self.batch_size: int = llm.vllm_config.scheduler_config.max_num_seqs
-        self._ends = sorted(end_tokens(model, tokenizer))
         self._runs = 0
         self._busy = False
 
@@ -105,18 +102,6 @@ class VllmEngine:
         except Exception as error:  # of many kinds, and often with its cause in another process
             raise UserError(f"vLLM cannot run the model {str(name_or_path)!r} here: {first_line(error)}") from error
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The exact prompt text of a conversation, by the model's chat template."""
-        return render_chat(self.tokenizer, messages)
-
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""
-        return encode_prompts(self.tokenizer, prompts)
-
-    def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> int:
-        """Tokens of the longest prompt; a UserError if it exceeds the context together with max_new_tokens."""
-        return self._check_context(self.encode(prompts), max_new_tokens)
-
     def generate(
         self,
         prompts: Sequence[str],
@@ -136,7 +121,7 @@ class VllmEngine:
         if gates is not None:
             raise UserError("gated steering reads answers token by token, which needs --engine transformers")
         ids = self.encode(prompts)
-        self._check_context(ids, max_new_tokens)
+        check_context(ids, max_new_tokens, self.context)
         if self._busy:
             raise RuntimeError("one generate at a time: take all answers of the other one, or close it")
         self._busy = True
@@ -156,27 +141,27 @@ class VllmEngine:
         self._runs += 1
         samples = sampling.samples if sampling else 1
         # As many again wait inside vLLM, so that it never lacks one to go on with.
-        flight = Flight(self.llm, slots=2 * self.batch_size)
-        order = self._order(steering, capture_states, flight.slots)
+        requests = Requests(self.llm, slots=2 * self.batch_size)
+        order = self._order(steering, capture_states, requests.slots, max_new_tokens)
         hooked = order["steering"] is not None or capture_states
         if hooked:
             self.llm.collective_rpc("als_start", args=(order,))
         salts = self._salts(ids, steering)
         todo = deque((i, divmod(i, samples)) for i in range(len(ids) * samples))
         try:
-            while todo or flight.answers:
-                while todo and flight.free:
+            while todo or requests.answers:
+                while todo and requests.free:
                     i, (prompt, sample) = todo.popleft()
                     parameters = self._parameters(max_new_tokens, sampling, prompt, sample)
-                    flight.add(Answer(i, ids[prompt]), parameters, salts[prompt])
-                if ended := flight.step():
-                    slots = [slot for slot, _ in ended]
-                    reports = self.llm.collective_rpc("als_read", args=(slots,)) if hooked else []
+                    requests.add(Request(i, ids[prompt]), parameters, salts[prompt])
+                if ended := requests.step():
+                    lengths = {slot: len(answer.tokens) for slot, answer in ended}
+                    reports = self.llm.collective_rpc("als_read", args=(lengths,)) if hooked else []
                     yield from self._outputs([answer for _, answer in ended], reports)
         except BaseException:
             # Ctrl-C reaches vLLM's processes as well; that they cannot answer any more is not the news.
             with suppress(Exception):
-                flight.abort()
+                requests.abort()
                 self._unhook(hooked)
             raise
         self._unhook(hooked)
@@ -197,8 +182,8 @@ class VllmEngine:
         own = longer_than_another(ids)
         return [f"{self._runs}/{i if i in own else ''}" for i in range(len(ids))]
 
-    def _order(self, steering: Steering | None, capture_states: bool, slots: int) -> Order:
-        order = Order(slots=slots, capture_states=capture_states, steering=None)
+    def _order(self, steering: Steering | None, capture_states: bool, slots: int, max_new_tokens: int) -> Order:
+        order = Order(slots=slots, max_new_tokens=max_new_tokens, capture_states=capture_states, steering=None)
         if steering is not None:
             vector = layer_vector(self.model, steering)
             order["steering"] = SteeringOrder(
@@ -223,35 +208,27 @@ class VllmEngine:
             temperature=sampling.temperature if sampling else 0.0,
             seed=sampling.seeds[prompt][sample] if sampling else None,
             max_tokens=max_new_tokens,
-            stop_token_ids=self._ends,
+            stop_token_ids=self.ends,
             ignore_eos=True,  # those that count are in stop_token_ids
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
 
-    def _outputs(self, answers: list[Answer], reports: list[Report]) -> Iterator[tuple[int, Output]]:
-        texts = self.tokenizer.batch_decode([answer.tokens for answer in answers], skip_special_tokens=True)
-        counts = [len(answer.tokens) for answer in answers]
-        tallies = next((r["tallies"] for r in reports if r["tallies"] is not None), [None] * len(answers))
-        states = _mean_states(reports, counts)
-        for answer, text, count, tally, state in zip(answers, texts, counts, tallies, states, strict=True):
-            reason = "stop" if answer.tokens[-1] in self._ends else "length"
-            yield (
-                answer.position,
-                Output(
-                    Completion(text, len(answer.prompt), count, reason, answer.seconds),  # type: ignore[arg-type]
-                    steered_fraction=tally[1] / tally[0] if tally else None,
-                    mean_cosine=tally[2] / tally[0] if tally else None,
-                    mean_state=state,
-                ),
+    def _outputs(self, answers: list[Request], reports: list[Report]) -> Iterator[tuple[int, Output]]:
+        states = _mean_states(reports, [len(answer.tokens) for answer in answers])
+        for answer, seen, state in zip(answers, _seen(reports, len(answers)), states, strict=True):
+            output = self.output(
+                prompt_tokens=len(answer.prompt),
+                tokens=answer.tokens,
+                seconds=answer.seconds,
+                seen=seen,
+                mean_state=state,
             )
-
-    def _check_context(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-        return check_context(ids, max_new_tokens, self.llm.model_config.max_model_len)
+            yield answer.position, output
 
 
 @dataclass(eq=False)
-class Answer:
+class Request:
     """One completion that is being generated."""
 
     position: int
@@ -260,7 +237,7 @@ class Answer:
     seconds: float = 0.0
 
 
-class Flight:
+class Requests:
     """The requests that vLLM is working on, each in a slot of the workers' sums.
 
     Attributes:
@@ -272,10 +249,10 @@ class Flight:
         self.llm = llm
         self.slots = slots
         self.free = deque(range(slots))
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, Request] = {}
         self._names: dict[int, str] = {}
 
-    def add(self, answer: Answer, parameters: Any, salt: str | None) -> None:
+    def add(self, answer: Request, parameters: Any, salt: str | None) -> None:
         """Hand a request to vLLM."""
         slot = self.free.popleft()
         prompt: dict[str, Any] = {"prompt_token_ids": answer.prompt}
@@ -285,7 +262,7 @@ class Flight:
         self.llm.add_request(self._names[slot], prompt, parameters)
         self.answers[slot] = answer
 
-    def step(self) -> list[tuple[int, Answer]]:
+    def step(self) -> list[tuple[int, Request]]:
         """Let vLLM do one step; returns the answers that have ended, with their slots, which are free again.
 
         The step's seconds are shared out by the tokens generated in it.
@@ -301,7 +278,7 @@ class Flight:
             self.answers[slot].seconds += seconds * len(tokens)
         return [(slot, self._land(slot)) for slot, output in news if output.finished]
 
-    def _land(self, slot: int) -> Answer:
+    def _land(self, slot: int) -> Request:
         self.free.append(slot)
         del self._names[slot]
         return self.answers.pop(slot)
@@ -322,6 +299,14 @@ def longer_than_another(prompts: Sequence[list[int]]) -> set[int]:
         elif len(prompts[i]) > len(shortest):
             found.add(i)
     return found
+
+
+def _seen(reports: Sequence[Report], answers: int) -> list[Tensor | None]:
+    """For each answer [T, 3] float32, see `als.steering.RowTraces`; from the worker that has the steered block."""
+    for report in reports:
+        if report["traces"] is not None:
+            return [torch.frombuffer(bytearray(rows), dtype=torch.float32).view(-1, 3) for rows in report["traces"]]
+    return [None] * answers
 
 
 def _mean_states(reports: Sequence[Report], counts: Sequence[int]) -> list[Tensor | None]:

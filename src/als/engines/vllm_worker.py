@@ -36,6 +36,8 @@ class Order(TypedDict):
 
     slots: int
     """Answers in flight at most; each has sums of its own."""
+    max_new_tokens: int
+    """Tokens an answer may have."""
     capture_states: bool
     steering: SteeringOrder | None
 
@@ -55,8 +57,8 @@ class SteeringOrder(TypedDict):
 class Report(TypedDict):
     """What a worker has summed up for some answers."""
 
-    tallies: list[list[float]] | None
-    """For each: emitting positions, steered ones, sum of cos(h, v); None from a worker without the steered block."""
+    traces: list[bytes] | None
+    """For each [T, 3] float32, see `als.steering.RowTraces`; None from a worker without the steered block."""
     states: dict[int, bytes]
     """Layer -> [answers, D] float32: the sums of the states of this worker's layers."""
 
@@ -80,9 +82,9 @@ class SteeringExtension:
         self.als_stop()
         self._als_hooks = Hooks(self.model_runner, order)
 
-    def als_read(self, slots: list[int]) -> Report:
-        """The sums of answers that are complete; their slots start anew."""
-        return self._als_hooks.read(slots)
+    def als_read(self, lengths: dict[int, int]) -> Report:
+        """What was kept of answers that are complete, by slot and tokens; their slots start anew."""
+        return self._als_hooks.read(lengths)
 
     def als_stop(self) -> None:
         """Leave the model as it was."""
@@ -106,6 +108,7 @@ class Hooks:
     Attributes:
         emits: [tokens] bool, whether each position of this step has chosen or will choose a token.
         rows: [tokens] int64, the answer whose sums each position adds to; `slots` is a waste row.
+        columns: [tokens] int64, which of the answer's tokens each position chooses.
     """
 
     def __init__(self, runner: Any, order: Order) -> None:
@@ -114,14 +117,16 @@ class Hooks:
         self.runner = runner
         self.slots = order["slots"]
         self.rows = torch.full((runner.max_num_tokens,), self.slots, device=runner.device)
+        self.columns = torch.zeros_like(self.rows)
         self.emits = torch.zeros(runner.max_num_tokens, dtype=torch.bool, device=runner.device)
         self.next_positions = np.zeros(self.slots, dtype=np.int64)  # by slot: the first that is not summed up yet
-        self.tallies: Tensor | None = None  # [slots + 1, 3] float32
+        self.traces: Tensor | None = None  # [slots + 1, max_new_tokens, 3] float32
         self.states: dict[int, Tensor] = {}  # layer -> [slots + 1, D] float32
         blocks = _own_blocks(runner.model)
         self._handles: list[Any] = []
         if order["steering"] is not None and order["steering"]["layer"] in blocks:
-            self._steer(blocks[order["steering"]["layer"]], order["steering"])
+            self.traces = torch.zeros(self.slots + 1, order["max_new_tokens"], 3, device=runner.device)
+            self._steer(blocks[order["steering"]["layer"]], order["steering"], self.traces)
         if order["capture_states"]:
             width = runner.model_config.get_hidden_size()
             for layer, block in blocks.items():
@@ -136,12 +141,13 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
 
-    def read(self, slots: list[int]) -> Report:
-        """Sums of these slots; afterwards they are zero."""
-        report = Report(tallies=None, states={})
-        if self.tallies is not None:
-            report["tallies"] = self.tallies[slots].tolist()
-            self.tallies[slots] = 0
+    def read(self, lengths: dict[int, int]) -> Report:
+        """Traces and sums of these slots, which begin anew; a trace is as long as its answer."""
+        slots = list(lengths)
+        report = Report(traces=None, states={})
+        if self.traces is not None:
+            rows = self.traces[slots, : max(lengths.values())].cpu().numpy()
+            report["traces"] = [row[:tokens].tobytes() for row, tokens in zip(rows, lengths.values(), strict=True)]
         for layer, sums in self.states.items():
             report["states"][layer] = sums[slots].cpu().numpy().tobytes()
             sums[slots] = 0
@@ -151,7 +157,7 @@ class Hooks:
     def _prepared_forward(self, *args: Any, **kwargs: Any) -> Any:
         batch = self.runner.input_batch
         requests = batch.num_reqs
-        emits, rows = plan(
+        emits, rows, columns = plan(
             slots=np.array([slot_of(name) for name in batch.req_ids[:requests]], dtype=np.int64),
             lengths=np.diff(self.runner.query_start_loc.np[: requests + 1]).astype(np.int64),
             starts=batch.num_computed_tokens_cpu[:requests].astype(np.int64),
@@ -163,23 +169,23 @@ class Hooks:
         self.rows.fill_(self.slots)
         self.emits[: len(emits)].copy_(torch.from_numpy(emits), non_blocking=True)
         self.rows[: len(rows)].copy_(torch.from_numpy(rows), non_blocking=True)
+        self.columns[: len(columns)].copy_(torch.from_numpy(columns), non_blocking=True)
         return self._forward(*args, **kwargs)
 
-    def _steer(self, block: torch.nn.Module, order: SteeringOrder) -> None:
+    def _steer(self, block: torch.nn.Module, order: SteeringOrder, traces: Tensor) -> None:
         device = self.runner.device
         vector = torch.frombuffer(bytearray(order["vector"]), dtype=torch.float32).to(device)  # [D]
         # No threshold is one above every cosine.
         threshold = float("inf") if order["threshold"] is None else order["threshold"]
         alpha, tau = torch.tensor([order["alpha"], threshold], dtype=torch.float32, device=device)
         dose = Dose(alpha, order["alpha_scale"], tau)
-        tallies = self.tallies = torch.zeros(self.slots + 1, 3, device=device)
 
         def hook(_block: torch.nn.Module, _args: Any, output: Any) -> Any:
             stream = _stream(output)  # [T, D]
             tokens = len(stream)
-            changed, on, cosine = steered(stream, vector, dose, self.emits[:tokens])
-            tallies.index_add_(0, self.rows[:tokens], torch.stack((torch.ones_like(cosine), on, cosine), dim=1))
-            return _replaced(output, changed, on[:, None])
+            applied = steered(stream, vector, dose, self.emits[:tokens])
+            traces[self.rows[:tokens], self.columns[:tokens]] = applied.seen()
+            return _replaced(output, applied.stream, applied.on[:, None])
 
         self._handles.append(block.register_forward_hook(hook))
 
@@ -201,7 +207,7 @@ def _exit_after(process: int) -> None:
 
 def plan(
     *, slots: Integers, lengths: Integers, starts: Integers, prompts: Integers, next_positions: Integers
-) -> tuple[NDArray[np.bool_], Integers]:
+) -> tuple[NDArray[np.bool_], Integers, Integers]:
     """Which tokens of a step emit, and whose sums they add to.
 
     A request that vLLM has preempted comes back with all it had generated as one long prompt: those positions
@@ -215,15 +221,17 @@ def plan(
         next_positions: [all slots] first position that is not counted yet; moved on to the step's end.
 
     Returns:
-        emits ([T] bool), rows ([T]: the slot, or len(next_positions) where nothing is to be counted).
+        emits ([T] bool), rows ([T]: the slot, or len(next_positions) where nothing is to be counted), columns ([T]:
+        which of the answer's tokens the position chooses; 0 where nothing is to be counted).
     """
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     positions = np.repeat(starts, lengths) + within  # [T]
     emits = positions >= np.repeat(prompts - 1, lengths)
     counts = emits & (positions >= np.repeat(next_positions[slots], lengths))
     rows = np.where(counts, np.repeat(slots, lengths), len(next_positions))
+    columns = np.where(counts, positions - np.repeat(prompts - 1, lengths), 0)
     next_positions[slots] = np.maximum(next_positions[slots], starts + lengths)
-    return emits, rows
+    return emits, rows, columns
 
 
 def request_name(slot: int) -> str:

@@ -116,7 +116,7 @@ class Search:
             kept.text, decoder.prompt_tokens, len(kept.tokens), "stop" if kept.stopped else "length", seconds
         )
         details: dict[str, Any] = dict(
-            **form_details(kept.text, self.settings),
+            **form_details(kept.text, kept.tokens, self.settings),
             rewards=self.rewards,
             steps=len(self.rewards) - 1,
             updated_tokens=updated,

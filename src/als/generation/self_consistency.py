@@ -95,6 +95,6 @@ def _line(problem: Problem, prompt: str, outputs: Sequence[Output], settings: Se
         samples=samples,
         votes=[[ballot.answer, len(ballot.voters)] for ballot in ballots],
         generated_tokens=sum(completion.completion_tokens for completion in completions),
-        **form_details(completions[winner].text, settings),
-        **(steering_details(outputs) if settings.steering is not None else {}),
+        **form_details(completions[winner].text, outputs[winner].tokens, settings),
+        **(steering_details(outputs, winner) if settings.steering is not None else {}),
     )

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from als.steering import Steering
 
 
+COSINE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Which quantiles of cos(h, v) before steering a results line holds."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Problems with their prompts, and the lines of those that no prompt could be made for."""
@@ -94,27 +98,51 @@ def solve(
 
 
 def _line(problem: Problem, prompt: str, output: Output, settings: Settings, *, steered: bool) -> ResultLine:
-    details = form_details(output.completion.text, settings)
+    details = form_details(output.completion.text, output.tokens, settings)
     if steered:
         details |= steering_details([output])
     verdict = judge(output.completion.text, problem, settings)
     return result_line(problem, prompt, output.completion, verdict, **details)
 
 
-def form_details(text: str, settings: Settings) -> dict[str, Any]:
-    """What a results line says of an answer's form: where JSON was asked for, whether it is valid."""
-    return {"json_valid": holds_valid_object(text)} if is_json(settings.prompt_idx) else {}
+def form_details(text: str, tokens: Sequence[int], settings: Settings) -> dict[str, Any]:
+    """What a results line says of an answer's form: repetition and, where JSON was asked for, whether it is valid."""
+    details: dict[str, Any] = {"repetition": round(repetition(tokens), 4)}
+    return details | ({"json_valid": holds_valid_object(text)} if is_json(settings.prompt_idx) else {})
 
 
-def steering_details(outputs: Sequence[Output]) -> dict[str, Any]:
-    """What a results line says of steering; several completions count by their tokens.
+def repetition(tokens: Sequence[int]) -> float:
+    """The share of 4-grams of tokens that have occurred before in the same answer; 0 where there is none."""
+    grams = list(zip(*(tokens[i:] for i in range(4)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
-    The cosine is rounded: what else is in a batch changes its last digits, and a resumed run should equal a
-    straight one.
+
+def steering_details(outputs: Sequence[Output], shown: int = 0) -> dict[str, Any]:
+    """What a results line says of steering: statistics over all tokens of these completions, and one's trace.
+
+    Cosines and doses are rounded: what else is in a batch changes their last digits, and a resumed run should
+    equal a straight one as far as can be seen.
+
+    Args:
+        outputs: completions of one problem, by a steered engine.
+        shown: the one whose text the line holds.
     """
-    tokens = sum(output.completion.completion_tokens for output in outputs)
+    import torch
 
-    def mean(name: str) -> float:
-        return float(sum(getattr(output, name) * output.completion.completion_tokens for output in outputs)) / tokens
-
-    return {"steered_fraction": mean("steered_fraction"), "mean_cosine": round(mean("mean_cosine"), 4)}
+    traces = [output.trace for output in outputs if output.trace is not None]
+    cosines = torch.cat([trace.cosines for trace in traces]).double()
+    doses = torch.cat([trace.relative_doses for trace in traces]).double()
+    quantiles = torch.quantile(cosines, torch.tensor(COSINE_QUANTILES, dtype=torch.float64))
+    steered, pieces = traces[shown].steered.tolist(), outputs[shown].pieces
+    return {
+        "steered_fraction": float(torch.cat([trace.steered for trace in traces]).double().mean()),
+        "mean_cosine": round(float(cosines.mean()), 4),
+        "cosine_quantiles": [round(value, 4) for value in quantiles.tolist()],
+        "mean_relative_dose": round(float(doses.mean()), 6),
+        "first_steered_token": steered.index(True) if any(steered) else None,
+        "trace": {
+            "tokens": list(pieces or ()),
+            "cosines": [round(value, 3) for value in traces[shown].cosines.tolist()],
+            "steered": [int(on) for on in steered],
+        },
+    }
