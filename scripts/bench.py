@@ -51,12 +51,12 @@ class Sizes:
     problems: int = 128
     limit: int = 512
     """max_new_tokens of answers that end by themselves, and the length of the single answer."""
-    seek_tokens: int = 24
+    seek_tokens: int = 16
     states: int = 1000
     answers: int = 10_000
 
 
-QUICK = Sizes(repeats=1, batch=8, new_tokens=16, problems=16, limit=48, seek_tokens=8, states=50, answers=500)
+QUICK = Sizes(repeats=1, batch=8, new_tokens=8, problems=16, limit=24, seek_tokens=3, states=50, answers=500)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,11 @@ class Bench:
         """vLLM as people would call it, in eager mode like ours."""
         from vllm import LLM
 
+        from als.engines.vllm_engine import CPU_CACHE_BYTES
+
         options = {"enforce_eager": True, "max_num_seqs": self.sizes.batch, "generation_config": "vllm"}
+        if not torch.cuda.is_available():  # beside ours, which has as much; by itself it would take all there is
+            options["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
         return LLM(self.model_path, dtype=str(self.loaded[0].dtype).removeprefix("torch."), **options)
 
 
@@ -149,9 +153,10 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def paired(bench: Bench, ours: Callable[[], Any], theirs: Callable[[], Any]) -> list[float]:
+def paired(bench: Bench, ours: Callable[[], Any], theirs: Callable[[], Any], *, warm_up: bool = True) -> list[float]:
     """Time of ours over time of theirs, a ratio a pair. Who goes first alternates; one run of each warms up."""
-    ours(), theirs()
+    if warm_up:
+        ours(), theirs()
     ratios = []
     for i in range(bench.sizes.repeats):
         order = (ours, theirs) if i % 2 == 0 else (theirs, ours)
@@ -161,7 +166,10 @@ def paired(bench: Bench, ours: Callable[[], Any], theirs: Callable[[], Any]) -> 
 
 
 def rates(bench: Bench, ours: Callable[[], int], theirs: Callable[[], int]) -> list[float]:
-    """Tokens a second of ours over theirs, for sides that return how many tokens they made."""
+    """Tokens a second of ours over theirs, for sides that return how many tokens they made.
+
+    Both run for so long that warming up would change nothing.
+    """
     made: dict[Any, int] = {}
 
     def counted(side: Callable[[], int]) -> Callable[[], None]:
@@ -170,7 +178,7 @@ def rates(bench: Bench, ours: Callable[[], int], theirs: Callable[[], int]) -> l
 
         return run
 
-    times = paired(bench, counted(ours), counted(theirs))
+    times = paired(bench, counted(ours), counted(theirs), warm_up=False)
     return [made[ours] / made[theirs] / ratio for ratio in times]
 
 
@@ -281,15 +289,18 @@ def against_continuous(bench: Bench) -> list[float]:
 def vllm_against_plain(bench: Bench) -> list[float]:
     """Our own overhead around vLLM, judging and writing included."""
 
+    engine, _ = bench.vllm_engine, bench.plain_vllm  # started before anything is timed
+
     def ours() -> int:
-        bench.vllm_engine.llm.reset_prefix_cache()
-        return whole_run(bench, bench.vllm_engine)
+        engine.llm.reset_prefix_cache()
+        return whole_run(bench, engine)
 
     return rates(bench, ours, lambda: plain_vllm(bench))
 
 
 def transformers_against_plain_vllm(bench: Bench) -> list[float]:
     """How far the default engine is from the fast one."""
+    _ = bench.plain_vllm, bench.loaded  # started before anything is timed
     return rates(bench, lambda: whole_run(bench, bench.engine()), lambda: plain_vllm(bench))
 
 
@@ -439,7 +450,7 @@ def memory(bench: Bench) -> list[float]:
         assert ran.returncode == 0, ran.stderr
         return int(ran.stdout.split()[-1])
 
-    return [peak(128) / peak(16)]
+    return [peak(bench.sizes.problems) / peak(bench.sizes.problems // 8)]
 
 
 ROWS = (
@@ -486,9 +497,10 @@ def run_row(row: Row, bench: Bench) -> dict[str, Any]:
     result |= {"measured": None, "all": [], "met": None, "note": ""}
     if row.vllm and importlib.util.find_spec("vllm") is None:
         return result | {"note": "needs vLLM: see scripts/test_vllm.sh"}
+    started = time.perf_counter()
     measured = row.measure(bench)
-    median = statistics.median(measured)
-    return result | {"measured": median, "all": measured, "met": row.met(median)}
+    median, took = statistics.median(measured), time.perf_counter() - started
+    return result | {"measured": median, "all": measured, "met": row.met(median), "took_seconds": took}
 
 
 def main() -> int:

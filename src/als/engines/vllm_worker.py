@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from als.engines.capture import add_rows
 from als.models import decoder_blocks
 from als.steering import steered
 
@@ -194,7 +195,7 @@ class Hooks:
 
         def hook(_block: torch.nn.Module, _args: Any, output: Any) -> None:
             stream = _stream(output)  # [T, D]
-            sums.index_add_(0, self.rows[: len(stream)], stream.float())
+            add_rows(sums, self.rows[: len(stream)], stream)  # a slot has one position that counts in a step
 
         self._handles.append(block.register_forward_hook(hook))
 
