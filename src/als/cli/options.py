@@ -49,6 +49,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(config: type[C], argv: Sequence[str] | None, *, prog: str, description: str) -> C:
     """Read the command line into a Config.
 
+    A Config may have a `later_defaults`: options as read -> other defaults for some of them, say from a file.
+
     Raises:
         UserError: from the Config's own checks.
         SystemExit: an unknown flag or an unreadable value (2), or --help (0).
@@ -57,7 +59,11 @@ def parse(config: type[C], argv: Sequence[str] | None, *, prog: str, description
     annotations = typing.get_type_hints(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         _add_flag(parser, field, annotations[field.name])
-    return config(**vars(parser.parse_args(argv)))
+    options = vars(parser.parse_args(argv))
+    if later := getattr(config, "later_defaults", None):
+        parser.set_defaults(**later(options))
+        options = vars(parser.parse_args(argv))  # flags that were given win
+    return config(**options)
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], annotation: Any) -> None:
@@ -115,6 +121,12 @@ def number_or_auto(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor 'auto'") from None
+
+
+def shared(config: Any, other: type[Any]) -> dict[str, Any]:
+    """The options of a command that another command has too, by name."""
+    names = {field.name for field in dataclasses.fields(other)}
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name in names}
 
 
 def check(condition: bool, flag: str, value: object, allowed: str) -> None:

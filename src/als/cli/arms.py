@@ -1,0 +1,247 @@
+"""What main, null_test and sweep share: arms, each one mode with one configuration in a folder of its own.
+
+All arms of a command run on one engine. An arm is described by main's Config, so its folder and the configuration on
+disk are those that main itself would have written: what sweep or null_test began, main goes on with.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from als.cli.options import FolderConfig
+from als.cli.pipeline import fit_prompts, identity, record, run_root, shard
+
+if TYPE_CHECKING:
+    from als.cli.main import Config
+    from als.engines.base import Engine
+    from als.generation.settings import Settings
+    from als.records import Problem, ResultLine
+    from als.runlog import Json, RunFolder
+    from als.steering import Steering
+    from als.vectors import SteeringVector
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One prompt of one configuration: where it is written, and what decides its answers."""
+
+    config: Config
+    prompt_idx: int
+    vector: SteeringVector | None
+    """The one that is added, controls included; None where nothing is."""
+    folder: RunFolder
+
+    @property
+    def title(self) -> str:
+        """Mode and folder."""
+        return f"{self.config.generation_mode} {self.folder.path.name}"
+
+    def settings(self, engine: Engine) -> Settings:
+        """What the mode needs to know, checked against the model."""
+        from als.benchmarks import find_benchmark
+        from als.generation.settings import LatentSeekSettings, SelfConsistencySettings, Settings
+
+        config = self.config
+        return Settings(
+            benchmark=find_benchmark(config.dataset, config.benchmark).name,
+            prompt_idx=self.prompt_idx,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+            steering=_steering(config, self.vector, engine) if self.vector else None,
+            self_consistency=SelfConsistencySettings(config.sc_k, config.temperature),
+            latentseek=LatentSeekSettings(
+                lr=config.lr,
+                k=config.k,
+                max_num_steps=config.max_num_steps,
+                reward_threshold=config.reward_threshold,
+                grad_clip=config.grad_clip,
+                boxed_rule=config.rule_format_string == "boxed",
+                keep=config.keep,  # type: ignore[arg-type]
+            ),
+        )
+
+    def identity(self, engine: Engine) -> dict[str, Any]:
+        """The content of the folder's config.json."""
+        config = self.config
+        return identity(
+            config,
+            engine,
+            prompt_idx=self.prompt_idx,
+            mode=config.generation_mode,
+            subset=config.fixed_subset_path and Path(config.fixed_subset_path).name,
+            **_mode_fields(config),
+            **(_steering_fields(config, self.prompt_idx, self.vector) if self.vector else {}),
+        )
+
+
+def load_steering_vector(config: Config, prompt_idx: int, problems: Sequence[Problem]) -> SteeringVector | None:
+    """The vector file of a prompt, or with --control what is added in its place; None where nothing is steered.
+
+    Raises:
+        UserError: unreadable, or made from some of these problems, unless --allow_leakage.
+    """
+    from als.controls import control_vector
+    from als.leakage import check_leakage
+    from als.vectors import load_vector
+
+    if not config.steers:
+        return None
+    vector = load_vector(config.vector_path(prompt_idx))
+    check_leakage(vector, problems, allowed=config.allow_leakage)
+    if config.control is None:
+        return vector
+    return control_vector(vector, config.control, seed=config.control_seed, states_dir=config.states_dir)
+
+
+def make_arm(config: Config, prompt_idx: int, vector: SteeringVector | None) -> Arm:
+    """An arm in the folder that main gives it."""
+    from als.runlog import RunFolder
+
+    return Arm(config, prompt_idx, vector, RunFolder(run_folder(config, prompt_idx), shard=shard(config)))
+
+
+def refuse_started(config: FolderConfig, arms: Sequence[Arm]) -> None:
+    """Stop, before a model is loaded, where results lie that nobody said what to do with."""
+    for arm in arms:
+        arm.folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
+
+
+def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> list[Json | None]:
+    """Run arms one after the other on the same problems.
+
+    Everything that can be wrong is looked at before the first one begins: a conflict should not wait for hours.
+
+    Returns:
+        The summary of each; None where other processes have not done their share yet.
+    """
+    check(arms, engine, problems)
+    with ExitStack() as opened:
+        for arm in arms:
+            fields, config = arm.identity(engine), arm.config
+            opened.enter_context(arm.folder.open(fields, resume=config.resume, overwrite=config.overwrite))
+            arm.folder.check_problems(problems)
+        return [_run(arm, engine, problems) for arm in arms]
+
+
+def check(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> None:
+    """Make sure that vectors fit the model, and prompts and verifiers its context."""
+    from als.generation.solve import prepare
+    from als.reward import check_verifiers
+
+    settings = {arm.prompt_idx: arm.settings(engine) for arm in arms}  # which also holds every vector against the model
+    prompts = [text for each in settings.values() for text in prepare(engine, problems, each).prompts]
+    fit_prompts(arms[0].config, engine, prompts)
+    for arm in arms:
+        if arm.config.generation_mode == "latentseek":
+            check_verifiers(engine, problems, max_new_tokens=arm.config.max_new_tokens)
+
+
+def _run(arm: Arm, engine: Engine, problems: list[Problem]) -> Json | None:
+    """Answer what has no line yet."""
+    from als.generation import mode_function
+
+    own, done = shard(arm.config).share(problems), arm.folder.done()
+    todo = [problem for problem in own if problem.index not in done]
+    lines = mode_function(arm.config.generation_mode)(engine, todo, arm.settings(engine))
+    for _ in record(arm.config, arm.folder, own, _appended(arm.folder, lines), title=arm.title):
+        pass
+    summary = arm.folder.finish({problem.index for problem in problems})
+    print(f"results -> {arm.folder.path}" if summary else f"this share is done, others are not -> {arm.folder.path}")
+    return summary
+
+
+def _appended(folder: RunFolder, lines: Iterator[ResultLine]) -> Iterator[ResultLine]:
+    for line in lines:
+        folder.append(line)
+        yield line
+
+
+def run_folder(config: Config, prompt_idx: int) -> Path:
+    """output/<model>-<dataset>/<mode>_eval/prompt_<i>, and what sets the run apart from the default one.
+
+    Split, subset, engine, and for steered modes alpha, layer, tau and scale are named where they differ from the
+    defaults, and the vector where the folder already belongs to a vector file of another name, so that runs
+    which differ in them never meet. --run_name takes the place of all that.
+    """
+    root = run_root(config.output_dir, config.model_name_or_path, config.dataset)
+    mode = root / f"{config.generation_mode}_eval"
+    if config.run_name:
+        return mode / f"prompt_{prompt_idx}_{config.run_name}"
+    name = "_".join([f"prompt_{prompt_idx}", *_distinctions(config)])
+    if config.steers and _vector_of(mode / name) not in (None, config.vector_path(prompt_idx).name):
+        name += f"_{config.vector_path(prompt_idx).stem}"
+    return mode / name
+
+
+def _distinctions(config: Config) -> list[str]:
+    parts = []
+    if config.split != "test":
+        parts.append(config.split)
+    if config.fixed_subset_path is not None:
+        parts.append(Path(config.fixed_subset_path).stem)
+    if config.sc_steered:
+        parts.append("steered")
+    if config.steers:
+        tau = "none" if config.similarity_threshold is None else f"{config.similarity_threshold:g}"
+        parts += [f"alpha{config.alpha:g}"] if config.alpha != 0.3 else []
+        parts += [config.alpha_scale] if config.alpha_scale != "raw" else []
+        parts += [f"layer{config.layer_idx}"] if config.layer_idx != -2 else []
+        parts += [f"tau{tau}"] if config.similarity_threshold != 0.1 else []
+        parts += [control_label(config)] if config.control else []
+    parts += ["vllm"] if config.engine == "vllm" else []
+    return parts
+
+
+def control_label(config: Config) -> str:
+    """What a control is called in names: random3, shuffled0, negative."""
+    return "negative" if config.control == "negative" else f"{config.control}{config.control_seed}"
+
+
+def _vector_of(folder: Path) -> str | None:
+    """The name of the vector file that a run folder belongs to; None where there is no such folder."""
+    from als.runlog import CONFIG, read_json
+
+    path = folder / CONFIG
+    return read_json(path).get("vector") if path.exists() else None
+
+
+def _steering(config: Config, vector: SteeringVector, engine: Engine) -> Steering:
+    """The steering of a run, checked against the model."""
+    from als.models import model_label
+    from als.steering import Steering, layer_vector
+
+    steering = Steering(vector.vector, config.layer_idx, config.alpha, config.alpha_scale, config.similarity_threshold)
+    layer_vector(engine.model, steering)
+    collection = vector.metadata.get("collection")
+    made_with = collection.get("model") if isinstance(collection, dict) else None
+    if made_with and model_label(made_with) != model_label(config.model_name_or_path):
+        warnings.warn(f"the vector was made with {made_with!r}, not with {config.model_name_or_path!r}", stacklevel=2)
+    return steering
+
+
+def _mode_fields(config: Config) -> dict[str, Any]:
+    """The options that identify a run of this mode."""
+    names = {
+        "self_consistency": ("sc_k", "temperature", "sc_steered"),
+        "latentseek": ("lr", "k", "max_num_steps", "reward_threshold", "grad_clip", "rule_format_string", "keep"),
+    }
+    return {name: getattr(config, name) for name in names.get(config.generation_mode, ())}
+
+
+def _steering_fields(config: Config, prompt_idx: int, vector: SteeringVector) -> dict[str, Any]:
+    more: dict[str, Any] = {"control": control_label(config)} if config.control else {}
+    if config.allow_leakage:
+        more["allow_leakage"] = True
+    return more | {
+        "vector": config.vector_path(prompt_idx).name,
+        "vector_sha256": vector.sha256,
+        "alpha": config.alpha,
+        "alpha_scale": config.alpha_scale,
+        "layer_idx": config.layer_idx,
+        "similarity_threshold": config.similarity_threshold,
+    }

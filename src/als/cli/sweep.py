@@ -1,0 +1,196 @@
+"""als-sweep: choose alpha, layer, tau and scale on problems that are neither the test's nor the vector's.
+
+    sweep --model_name_or_path M --dataset openai/gsm8k --vector_name_template "vectors/m_gsm8k_p{prompt_idx}.pt" \
+        --alphas 0,0.1,0.3,0.6 --layers every:4 --thresholds none,0.1 --scales raw,residual \
+        --selection_split train --selection_range 1000:1200
+
+Every cell of the grid is a run in main's own folders, so an interrupted sweep goes on with --resume and any cell can
+be looked at like any other run. The model is loaded once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_started
+from als.cli.main import Config as RunConfig
+from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command, shared
+from als.cli.pipeline import exit_code, load_engine, read_problems, run_root
+from als.cli.steering_options import ALPHA_SCALES, VectorConfig
+from als.errors import UserError
+from als.generation import STEERED_MODES
+
+if TYPE_CHECKING:
+    from als.runlog import Json
+    from als.selection import Cell, Outcome
+
+CHOSEN = "chosen.json"
+TABLE = "sweep.csv"
+HEAT_MAP = "sweep.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FolderConfig, VectorConfig, DataConfig, ModelConfig):
+    """Which settings are tried, and on what."""
+
+    vector_name_template: str = option("Vector file; {prompt_idx} stands for the prompt's index.")
+    generation_mode: str = option("The mode that steers.", "als", choices=STEERED_MODES)
+    solver_prompt_idx: int = option("Solver prompt: 0 asks for a boxed answer, 1 for JSON.", 0, choices=(0, 1))
+    alphas: str = option("Strengths to try, separated by commas.", "0,0.1,0.3,0.6")
+    layers: str = option("Layers to try: all, every:<n>, or indices separated by commas (--layers=-2,-4).", "every:4")
+    thresholds: str = option("Values of tau to try, separated by commas; none steers everywhere.", "none,0.1")
+    scales: str = option("Alpha scales to try, separated by commas: raw, unit, residual.", "raw,residual")
+    selection_split: str = option("Split that the settings are chosen on.", "train")
+    selection_range: str = option("Range of it, first:end, end exclusive; other problems than the vector's.")
+    final: bool = option("Afterwards run the chosen setting on --split; otherwise its command is printed.", False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_folder()
+        self.check_vector()
+        self.cells([0])
+        self.selection()
+
+    def cells(self, layers: Sequence[int]) -> list[Cell]:
+        """The grid, at these layers.
+
+        Raises:
+            UserError: a list that cannot be read.
+        """
+        from als.selection import grid
+
+        scales = self.scales.split(",")
+        for scale in scales:
+            check(scale in ALPHA_SCALES, "scales", self.scales, f"some of {', '.join(ALPHA_SCALES)}")
+        alphas = [value for value in _numbers("alphas", self.alphas) if value is not None]
+        check(len(alphas) == self.alphas.count(",") + 1, "alphas", self.alphas, "numbers separated by commas")
+        thresholds = _numbers("thresholds", self.thresholds)
+        return grid(alphas=alphas, scales=scales, layers=layers, thresholds=thresholds)
+
+    def selection(self) -> tuple[int, int]:
+        """First and end of the range that the settings are chosen on."""
+        first, colon, end = self.selection_range.partition(":")
+        well_formed = bool(colon) and first.isdecimal() and end.isdecimal() and int(first) < int(end)
+        check(well_formed, "selection_range", self.selection_range, "first:end, for example 1000:1200")
+        return int(first), int(end)
+
+
+def _numbers(flag: str, text: str) -> list[float | None]:
+    try:
+        return [number_or_none(part) for part in text.split(",")]
+    except Exception as error:  # argparse's own kind, for a value that argparse has not read
+        raise UserError(f"--{flag} {text!r}: {error}; expected numbers separated by commas") from None
+
+
+def run(config: Config) -> int:
+    """Run the grid, choose, and say how to go on."""
+    from als.models import decoder_blocks
+    from als.selection import best, choose, parse_layers
+
+    idx, selection = config.solver_prompt_idx, _main_config(config, _selection_fields(config))
+    problems = read_problems(selection)
+    vector = load_steering_vector(selection, idx, problems)
+    engine = load_engine(config)
+    cells = config.cells(parse_layers(config.layers, len(decoder_blocks(engine.model))))
+    arms = [make_arm(dataclasses.replace(selection, **dataclasses.asdict(cell)), idx, vector) for cell in cells]
+    refuse_started(config, arms)
+    print(f"{len(cells)} settings on {len(problems)} problems of {config.selection_split}")
+    summaries = evaluate(arms, engine, problems)
+    if any(summary is None for summary in summaries):
+        print("this share is done, others are not; the last one to finish chooses")
+        return exit_code(summaries)
+    outcomes = [_outcome(cell, summary) for cell, summary in zip(cells, summaries, strict=True) if summary]
+    chosen = choose(outcomes)
+    _write(config, arms, outcomes, chosen, best(outcomes))
+    return max(exit_code(summaries), _finish(config, chosen, engine))
+
+
+def _selection_fields(config: Config) -> dict[str, Any]:
+    first, end = config.selection()
+    return {
+        "split": config.selection_split,
+        "start_data_idx": first,
+        "end_data_idx": end,
+        "fixed_subset_path": None,
+        "run_name": None,  # it names the sweep; every cell has a folder of its own
+    }
+
+
+def _main_config(config: Config, fields: dict[str, Any]) -> RunConfig:
+    """The main command with this command's options and these."""
+    return RunConfig(**shared(config, RunConfig) | {"prompts_to_run": (config.solver_prompt_idx,)} | fields)
+
+
+def _folder(config: Config) -> Path:
+    name = "_".join(filter(None, (f"prompt_{config.solver_prompt_idx}", config.run_name)))
+    root = run_root(config.output_dir, config.model_name_or_path, config.dataset)
+    return root / f"{config.generation_mode}_sweep" / name
+
+
+def _outcome(cell: Cell, summary: Json) -> Outcome:
+    from als.selection import Outcome
+
+    return Outcome(cell, summary["n"], summary["correct"], summary.get("mean_relative_dose", 0.0))
+
+
+def _write(config: Config, arms: Sequence[Arm], outcomes: Sequence[Outcome], chosen: Outcome, top: Outcome) -> None:
+    """The table, the figure and the choice; and the same on the terminal."""
+    from als.files import replace_bytes
+    from als.selection_charts import draw_sweep
+    from als.selection_report import choice, csv_table, markdown_table
+
+    folder = _folder(config)
+    replace_bytes(folder / TABLE, csv_table(outcomes, [str(arm.folder.path) for arm in arms]).encode(), what="table")
+    replace_bytes(folder / HEAT_MAP, draw_sweep(outcomes, chosen), what="chart")
+    about = {
+        "selection_split": config.selection_split,
+        "selection_range": config.selection_range,
+        "vector": config.vector_path(config.solver_prompt_idx).name,
+        "vector_sha256": arms[0].vector.sha256 if arms[0].vector else None,
+    }
+    content = json.dumps(choice(chosen, top, outcomes) | about, indent=2) + "\n"
+    replace_bytes(folder / CHOSEN, content.encode(), what="choice")
+    print(markdown_table(outcomes, chosen, top))
+    print(f"sweep -> {folder}")
+
+
+def _finish(config: Config, chosen: Outcome, engine: Any) -> int:
+    """Run the test, or say with which command to."""
+    from als.stats import runs_table
+
+    settings = dataclasses.asdict(chosen.cell)
+    if not config.final:
+        print(f"the test has not been touched; to run it:\n    {_test_command(config)}")
+        return 0
+    final = _main_config(config, {**settings, "run_name": None})
+    problems = read_problems(final, final.fixed_subset_path)
+    arm = make_arm(final, config.solver_prompt_idx, load_steering_vector(final, config.solver_prompt_idx, problems))
+    refuse_started(config, [arm])
+    (summary,) = evaluate([arm], engine, problems)
+    if summary:
+        print(runs_table([(arm.title, summary)]))
+    return exit_code([summary])
+
+
+def _test_command(config: Config) -> str:
+    """The main command that evaluates the choice, with what was given on this one's command line."""
+    defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+    words = ["python", "src/main.py"]
+    for name, value in shared(config, RunConfig).items():
+        if name not in ("resume", "overwrite", "run_name") and value != defaults[name]:
+            words += [f"--{name}", *([] if value is True else [str(value)])]
+    words += ["--prompts_to_run", str(config.solver_prompt_idx), "--settings", str(_folder(config) / CHOSEN)]
+    return shlex.join(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_command(
+        Config, run, argv, prog="sweep", description="Choose steering settings on problems that are not the test."
+    )

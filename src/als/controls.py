@@ -1,0 +1,55 @@
+"""Null controls: vectors that ought not to help, for runs that tell what a vector's own direction is worth.
+
+    random      a direction drawn anew, of the same norm as the vector at every layer
+    negative    -v: what helps one way should harm the other way
+    shuffled    made from the same states in the same way, with the labels good and bad dealt out at random
+
+A random direction says what any push of that size does; a shuffled one what the procedure finds where there is
+nothing to find. Knows vectors and states, and no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from als.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from als.vectors import SteeringVector
+
+CONTROLS = ("random", "negative", "shuffled")
+
+
+def control_vector(
+    vector: SteeringVector, kind: str, *, seed: int = 0, states_dir: str | Path | None = None
+) -> SteeringVector:
+    """The control of a vector.
+
+    Args:
+        vector: what is to be controlled; its metadata is kept, with the control named in it.
+        kind: one of CONTROLS.
+        seed: of the draw; `negative` draws nothing.
+        states_dir: for `shuffled`, the folder of states; otherwise the one that the vector's file names.
+
+    Raises:
+        UserError: `shuffled` without states, or with others than the vector was made from.
+    """
+    if kind == "negative":
+        made = -vector.vector
+    elif kind == "random":
+        made = _random(vector, seed)
+    else:
+        made = _shuffled(vector, seed, states_dir)
+    return replace(vector, vector=made, metadata={**vector.metadata, "control": kind, "control_seed": seed})
+
+
+def _random(vector: SteeringVector, seed: int) -> Tensor:
+    """[L, D]: a direction a layer, uniform over all directions, with the norms of the vector."""
+    import torch
+
+    drawn = torch.randn(vector.vector.shape, generator=torch.Generator().manual_seed(seed))
+    return drawn / drawn.norm(dim=-1, keepdim=True) * vector.vector.norm(dim=-1, keepdim=True)
