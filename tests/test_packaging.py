@@ -42,6 +42,7 @@ def test_every_dependency_is_pinned_and_has_a_reason() -> None:
         ("als-run", "main"),
         ("als-create-subsets", "create_subsets"),
         ("als-create-chart", "create_chart"),
+        ("als-compare", "compare_runs"),
     ],
 )
 def test_console_scripts(script: str, target: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from als.cli import collect_states, compute_steering_vector, create_chart, create_subsets, main
+from als.cli import collect_states, compare_runs, compute_steering_vector, create_chart, create_subsets, main
 from als.cli.options import parse
 from als.vectors import SteeringVector, save_vector
 
@@ -30,7 +30,7 @@ def test_the_python_example_steers(smollm2, smollm2_path, tmp_path, capsys) -> N
 
 
 def test_the_flags_in_the_tables_exist() -> None:
-    commands = (main, collect_states, compute_steering_vector, create_subsets, create_chart)
+    commands = (main, collect_states, compute_steering_vector, create_subsets, create_chart, compare_runs)
     known = {f"--{name}" for command in commands for name in command.Config.__dataclass_fields__}
     known |= {"--help", "--fix", "--strict", "--quick"}  # of scripts/check.sh, of mypy, of scripts/bench.py
     known |= {"--multi_gpu", "--cpu", "--num_processes", "--mpirun_hostfile", "--nproc_per_node"}  # of the launchers

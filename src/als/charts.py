@@ -11,7 +11,6 @@ import hashlib
 import io
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from als.benchmarks import BENCHMARKS
 from als.errors import UserError
-from als.files import load_pt, write_bytes
+from als.files import load_pt, replace_bytes
 
 FORMATS = ("png", "svg")
 
@@ -175,7 +174,7 @@ def draw_accuracy(logs: Sequence[RunLog], *, window: int, output_dir: Path, name
     paths = [Path(output_dir) / f"{stem}.{kind}" for kind in FORMATS]
     try:
         for path, kind in zip(paths, FORMATS, strict=True):
-            _save(path, _render(figure, kind))
+            replace_bytes(path, render(figure, kind), what="chart")
     except OSError as error:
         raise UserError(
             f"the chart cannot be written to {str(output_dir)!r} ({error.strerror or error}): "
@@ -221,7 +220,8 @@ def _draw_log(axes: Any, log: RunLog, *, name: str, window: int, colour: Any) ->
     axes.axhline(overall, color=colour, linestyle="--", linewidth=1, alpha=0.8)
 
 
-def _render(figure: Any, kind: str) -> bytes:
+def render(figure: Any, kind: str) -> bytes:
+    """A figure as the bytes of a file; kind is one of FORMATS."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
@@ -229,9 +229,3 @@ def _render(figure: Any, kind: str) -> bytes:
     with rc_context({"svg.hashsalt": "als"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
-
-
-def _save(path: Path, content: bytes) -> None:
-    if path.exists() and path.read_bytes() != content:
-        warnings.warn(f"{path} held another chart, which is replaced", stacklevel=3)
-    write_bytes(path, content)

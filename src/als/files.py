@@ -10,6 +10,7 @@ import io
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,13 @@ def create_bytes(path: Path, content: bytes) -> None:
         except OSError:  # another was first, or the file system has no hard links
             if not path.exists():
                 part.replace(path)
+
+
+def replace_bytes(path: Path, content: bytes, *, what: str) -> None:
+    """`write_bytes`, with a warning where another content stands; `what` says of what kind it is."""
+    if path.exists() and path.read_bytes() != content:
+        warnings.warn(f"{path} held another {what}, which is replaced", stacklevel=3)
+    write_bytes(path, content)
 
 
 def write_text(path: Path, text: str) -> None:

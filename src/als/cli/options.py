@@ -1,7 +1,8 @@
 """From a dataclass to a command line, and the options that several commands share.
 
-A command's Config is a frozen dataclass; each field made with `option` becomes the flag of its name. Light
-on purpose: torch and transformers are imported by `run`, so that --help answers at once.
+A command's Config is a frozen dataclass; each field made with `option` becomes the flag of its name, or, with
+positional=True, what is given without a flag. Light on purpose: torch and transformers are imported by `run`, so
+that --help answers at once.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def option(help: str, default: Any = dataclasses.MISSING, **argparse_options: An
     Args:
         help: one sentence for --help and for the reader of the class.
         default: without one the flag is required.
-        argparse_options: what add_argument takes beyond that: choices, type, metavar.
+        argparse_options: what add_argument takes beyond that: choices, type, metavar; and positional=True, for a
+            required field that is given without a flag.
     """
     return dataclasses.field(default=default, metadata={"help": help, **argparse_options})
 
@@ -68,7 +70,11 @@ def parse(config: type[C], argv: Sequence[str] | None, *, prog: str, description
 
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], annotation: Any) -> None:
     options: dict[str, Any] = {key: value for key, value in field.metadata.items() if value is not None}
-    options["required"] = field.default is dataclasses.MISSING
+    if options.pop("positional", False):
+        name = field.name
+    else:
+        name = f"--{field.name}"
+        options["required"] = field.default is dataclasses.MISSING
     if annotation is bool:
         options["action"] = "store_true"
     else:
@@ -76,11 +82,11 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], an
         options.setdefault("type", inner)
         if many:
             options |= {"nargs": "+", "action": _AsTuple}
-    if not options["required"]:
+    if not options.get("required", True):
         options["default"] = field.default
         if annotation is not bool and field.default is not None and field.default != ():
             options["help"] += f" (default: {_shown(field.default)})"
-    parser.add_argument(f"--{field.name}", **options)
+    parser.add_argument(name, **options)
 
 
 class _AsTuple(argparse.Action):

@@ -1,0 +1,463 @@
+"""Several runs -> how their arms differ, on the problems that all of them answered.
+
+    comparison = compare([read_arm(first), read_arm(other)], resamples=10_000, seed=42)
+    print(markdown(comparison))
+
+The first arm is the one that the others are held against. This module knows run folders and their lines; the
+statistics are those of `als.stats`. It knows no model and draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from als.errors import UserError
+from als.models import model_label
+from als.records import ResultLine
+from als.runlog import CONFIG, SUMMARY, Json, read_folder_lines, read_json
+from als.stats import (
+    accuracy_text,
+    detectable_difference,
+    holm,
+    markdown_table,
+    mcnemar_p,
+    paired_difference_interval,
+    wilson_interval,
+)
+
+SAME_FIELDS = ("model", "dataset", "benchmark", "split", "prompt_idx", "max_new_tokens", "dtype")
+"""Fields of config.json in which arms have to agree, so that what differs is the mode and its options."""
+ALPHA = 0.05
+"""A difference counts as found where its corrected p-value is at most this."""
+FEW = 10
+"""Where fewer problems than this differ, bootstrap intervals are too narrow too often."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run, as its folder has it."""
+
+    folder: Path
+    """Absolute, links followed."""
+    name: str
+    """Mode and folder name, for instance "als prompt_0"."""
+    config: Json
+    lines: tuple[ResultLine, ...]
+    """In the order of the data set."""
+    finished: bool
+    """Whether the run has its summary.json."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What one arm did on the shared problems."""
+
+    name: str
+    folder: str
+    finished: bool
+    unshared: int
+    """Problems that this arm answered and that are left out, since another arm did not."""
+    failures: int
+    """Shared problems that could not be answered or judged; they count as wrong."""
+    correct: int
+    accuracy: float
+    accuracy_interval: Interval
+    """95 %, Wilson."""
+    tokens_per_problem: float
+    """Everything generated, discarded samples and texts included."""
+    seconds_per_problem: float
+    relative_accuracy_per_second: float | None
+    """Accuracy over seconds a problem, divided by that of the first arm; None where that is 0 or took no time."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm held against the first, problem by problem."""
+
+    name: str
+    difference: float
+    """This arm's accuracy less the first one's."""
+    interval: Interval | None
+    """95 %, paired bootstrap; None where every problem changed alike."""
+    helped: int
+    """Problems that the first arm got wrong and this one right."""
+    harmed: int
+    p: float
+    """McNemar's exact test."""
+    p_holm: float
+    """The same, corrected for the number of arms held against the first."""
+    detectable: float | None
+    """The smallest difference that would have been found at 80 % power; None where none would."""
+    changes: tuple[int, ...]
+    """1 helped, -1 harmed, 0 neither, in the order of the data set."""
+
+    @property
+    def found(self) -> bool:
+        """Whether the arms differ, as far as these problems tell."""
+        return self.p_holm <= ALPHA
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms on the same problems."""
+
+    n: int
+    """Problems that all arms answered."""
+    setting: Json
+    """What the arms have in common, of SAME_FIELDS."""
+    arms: tuple[ArmResult, ...]
+    differences: tuple[Difference, ...]
+    """One for each arm but the first."""
+    indices: tuple[int, ...]
+    """The problems' indices in the first arm's data set."""
+    notes: tuple[str, ...]
+    """What a reader has to know besides."""
+    resamples: int
+    seed: int
+
+    def to_json(self) -> Json:
+        """Everything as JSON; of the problems, the indices of those helped and harmed."""
+        content = asdict(self)
+        del content["indices"]
+        for one, written in zip(self.differences, content["differences"], strict=True):
+            del written["changes"]
+            for word, change in (("helped", 1), ("harmed", -1)):
+                places = zip(self.indices, one.changes, strict=True)
+                written[f"{word}_indices"] = [index for index, this in places if this == change]
+            written |= {"found": one.found, "conclusion": conclusion(self, one)}
+        return content
+
+
+# ------------------------------------------------------------------------------------------- reading runs
+
+
+def read_arm(path: Path | str) -> Arm:
+    """Read a run.
+
+    Args:
+        path: its folder, or a file in it, such as logistics.pt.
+
+    Raises:
+        UserError: not a run's folder, or one without results.
+    """
+    folder = Path(path).expanduser().resolve()
+    folder = folder.parent if folder.is_file() else folder
+    expected = f"give the folder of a run, the one that holds {CONFIG} and results.jsonl"
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{str(path)!r} is not a run: there is no {CONFIG}; {expected}")
+    config = read_json(folder / CONFIG)
+    lines = sorted(read_folder_lines(folder), key=lambda line: line.index)
+    if "mode" not in config or not lines:
+        raise UserError(f"{str(path)!r} holds no results of a run; {expected}")
+    name = f"{config['mode']} {folder.name}"
+    return Arm(folder, name, config, tuple(lines), (folder / SUMMARY).is_file())
+
+
+def labels(arms: Sequence[Arm]) -> list[str]:
+    """What each arm is called: mode and folder name, or as much of the path as tells equal ones apart."""
+    names = [arm.name for arm in arms]
+    depth = 1
+    while len(set(names)) < len(names):
+        depth += 1
+        equal = {name for name, count in Counter(names).items() if count > 1}
+        names = [
+            f"{arm.config['mode']} {'/'.join(arm.folder.parts[-depth:])}" if name in equal else name
+            for arm, name in zip(arms, names, strict=True)
+        ]
+    return names
+
+
+# ---------------------------------------------------------------------------------------------- comparing
+
+
+def compare(
+    arms: Sequence[Arm], *, resamples: int = 10_000, seed: int = 42, allow_mismatch: bool = False
+) -> Comparison:
+    """Compare the arms after the first with the first, on the problems that all of them answered.
+
+    Args:
+        arms: two or more.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        allow_mismatch: compare arms that differ in more than mode and options, and note in what.
+
+    Raises:
+        UserError: fewer than two arms, one given twice, arms that differ in data or setting, no shared problem.
+    """
+    _check_arms(arms)
+    names = labels(arms)
+    fields = _accepted(_differing_fields(arms, names), allow_mismatch)
+    shared = _shared_lines(arms)
+    golds = _accepted(_differing_golds(shared, names), allow_mismatch)
+    return Comparison(
+        n=len(shared[0]),
+        setting={name: arms[0].config.get(name) for name in SAME_FIELDS if _agree(arms, name)},
+        arms=_arm_results(arms, names, shared),
+        differences=_differences(names, shared, resamples=resamples, seed=seed),
+        indices=tuple(line.index for line in shared[0]),
+        notes=(*fields, *golds, *_notes(arms, names, shared)),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _check_arms(arms: Sequence[Arm]) -> None:
+    if len(arms) < 2:
+        raise UserError(f"{len(arms)} run given: give two or more to compare, the first of them is the baseline")
+    twice = [folder for folder, count in Counter(arm.folder for arm in arms).items() if count > 1]
+    if twice:
+        raise UserError(f"the run {str(twice[0])!r} is given twice: give another run, or leave it out")
+
+
+def _accepted(differing: list[str], allow_mismatch: bool) -> list[str]:
+    if differing and not allow_mismatch:
+        raise UserError(
+            f"the runs are not alike: {'; '.join(differing)}; give runs that differ in nothing but the mode and its "
+            "options, or --allow_mismatch"
+        )
+    return differing
+
+
+def _value(arm: Arm, field: str) -> Any:
+    """A field of the configuration, as far as it matters: one model may lie under several paths."""
+    value = arm.config.get(field)
+    return model_label(value) if field == "model" and isinstance(value, str) else value
+
+
+def _agree(arms: Sequence[Arm], field: str) -> bool:
+    return all(_value(arm, field) == _value(arms[0], field) for arm in arms)
+
+
+def _differing_fields(arms: Sequence[Arm], names: Sequence[str]) -> list[str]:
+    """A sentence for each arm that is not set up as the first."""
+    sentences = []
+    for arm, name in zip(arms[1:], names[1:], strict=True):
+        fields = [
+            f"{field} {arms[0].config.get(field)!r} and {arm.config.get(field)!r}"
+            for field in SAME_FIELDS
+            if not _agree((arms[0], arm), field)
+        ]
+        if fields:
+            sentences.append(f"{names[0]} and {name} differ in {', '.join(fields)}")
+    return sentences
+
+
+def _shared_lines(arms: Sequence[Arm]) -> list[list[ResultLine]]:
+    """For each arm its lines of the problems that all have, in the order of the first arm's data set."""
+    tables = [_by_problem(arm.lines) for arm in arms]
+    shared = [key for key in tables[0] if all(key in table for table in tables[1:])]
+    if not shared:
+        raise UserError("the runs share no problem: give runs on the same problems of a data set")
+    return [[table[key] for key in shared] for table in tables]
+
+
+def _by_problem(lines: Sequence[ResultLine]) -> dict[tuple[str, int], ResultLine]:
+    """Lines by the problem's hash; a question that a data set asks twice counts twice."""
+    seen: Counter[str] = Counter()
+    table = {}
+    for line in lines:
+        table[line.problem_hash, seen[line.problem_hash]] = line
+        seen[line.problem_hash] += 1
+    return table
+
+
+def _differing_golds(shared: Sequence[Sequence[ResultLine]], names: Sequence[str]) -> list[str]:
+    """A sentence for each arm whose data set has other answers than the first one's."""
+    counts = [sum(a.gold != b.gold for a, b in _pairs(shared[0], lines)) for lines in shared]
+    return [
+        f"{names[0]} and {name} differ in the gold answers of {count} shared problems"
+        for name, count in zip(names, counts, strict=True)
+        if count
+    ]
+
+
+def _pairs(first: Sequence[ResultLine], other: Sequence[ResultLine]) -> Iterator[tuple[ResultLine, ResultLine]]:
+    return zip(first, other, strict=True)
+
+
+def _notes(arms: Sequence[Arm], names: Sequence[str], shared: Sequence[Sequence[ResultLine]]) -> list[str]:
+    notes = [f"{name} is not finished" for arm, name in zip(arms, names, strict=True) if not arm.finished]
+    for name, lines in zip(names, shared, strict=True):
+        if failures := sum(line.failed for line in lines):
+            notes.append(f"{failures} problems of {name} failed and count as wrong")
+        # A chat template may hold the date. What failed before it was asked has no prompt.
+        if others := sum(bool(a.prompt and b.prompt) and a.prompt != b.prompt for a, b in _pairs(shared[0], lines)):
+            notes.append(f"{name} was given {others} prompts of another wording than {names[0]}")
+    return notes
+
+
+def _arm_results(
+    arms: Sequence[Arm], names: Sequence[str], shared: Sequence[Sequence[ResultLine]]
+) -> tuple[ArmResult, ...]:
+    n = len(shared[0])
+    efficiencies = [_accuracy_per_second(lines) for lines in shared]
+    results = []
+    for place, (arm, lines) in enumerate(zip(arms, shared, strict=True)):
+        correct = sum(line.correct for line in lines)
+        results.append(
+            ArmResult(
+                name=names[place],
+                folder=str(arm.folder),
+                finished=arm.finished,
+                unshared=len(arm.lines) - n,
+                failures=sum(line.failed for line in lines),
+                correct=correct,
+                accuracy=correct / n,
+                accuracy_interval=wilson_interval(correct, n),
+                tokens_per_problem=sum(line.generated_tokens for line in lines) / n,
+                seconds_per_problem=sum(line.seconds for line in lines) / n,
+                relative_accuracy_per_second=_ratio(efficiencies[place], efficiencies[0]),
+            )
+        )
+    return tuple(results)
+
+
+def _accuracy_per_second(lines: Sequence[ResultLine]) -> float | None:
+    """Right answers a second; None where they took no time."""
+    return _ratio(sum(line.correct for line in lines), sum(line.seconds for line in lines))
+
+
+def _ratio(value: float | None, unit: float | None) -> float | None:
+    return value / unit if value is not None and unit else None
+
+
+def _differences(
+    names: Sequence[str], shared: Sequence[Sequence[ResultLine]], *, resamples: int, seed: int
+) -> tuple[Difference, ...]:
+    right = [[line.correct for line in lines] for lines in shared]
+    changes = [tuple(int(b) - int(a) for a, b in zip(right[0], other, strict=True)) for other in right[1:]]
+    ps = [mcnemar_p(change.count(1), change.count(-1)) for change in changes]
+    corrected = holm(ps)
+    n = len(right[0])
+    return tuple(
+        Difference(
+            name=names[place + 1],
+            difference=sum(change) / n,
+            interval=paired_difference_interval(right[0], right[place + 1], resamples=resamples, seed=seed),
+            helped=change.count(1),
+            harmed=change.count(-1),
+            p=ps[place],
+            p_holm=corrected[place],
+            # Holm's correction asks this of the smallest p-value, and less of the others.
+            detectable=detectable_difference(n, n - change.count(0), alpha=ALPHA / len(changes)),
+            changes=change,
+        )
+        for place, change in enumerate(changes)
+    )
+
+
+# ------------------------------------------------------------------------------------------------- words
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison as a page of Markdown: the arms, the differences, what follows, and how it was computed."""
+    first, others = comparison.arms[0], comparison.arms[1:]
+    subject = others[0].name if len(others) == 1 else f"{len(others)} arms"
+    setting = ", ".join(f"{name} {value}" for name, value in comparison.setting.items() if value is not None)
+    parts = [
+        f"# {subject} against {first.name}",
+        f"{comparison.n} problems that every arm answered, paired by problem hash: {setting or 'nothing in common'}.",
+        _arms_table(comparison),
+        _differences_table(comparison),
+        "\n".join(f"- {conclusion(comparison, one)}" for one in comparison.differences),
+        "\n".join(f"- Note: {note}." for note in comparison.notes),
+        _method(comparison),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _arms_table(comparison: Comparison) -> str:
+    head: tuple[str, ...] = ("arm", "accuracy, 95 % Wilson interval", "tokens a problem", "seconds a problem")
+    head += ("accuracy per second, relative", "problems not shared")
+    rows = [
+        (
+            arm.name,
+            accuracy_text(arm.correct, comparison.n),
+            f"{arm.tokens_per_problem:.1f}",
+            f"{arm.seconds_per_problem:.3g}",
+            _or_nothing(arm.relative_accuracy_per_second, "{:.3g}"),
+            str(arm.unshared),
+        )
+        for arm in comparison.arms
+    ]
+    return markdown_table(head, rows)
+
+
+def _differences_table(comparison: Comparison) -> str:
+    head: tuple[str, ...] = (
+        f"against {comparison.arms[0].name}",
+        "points, 95 % paired bootstrap interval",
+        "helped",
+        "harmed",
+    )
+    head += ("McNemar p", "Holm p", "points found at 80 % power")
+    rows = [
+        (
+            one.name,
+            _points(one),
+            str(one.helped),
+            str(one.harmed),
+            _p(one.p),
+            _p(one.p_holm),
+            "" if one.detectable is None else f"{100 * one.detectable:.1f}",
+        )
+        for one in comparison.differences
+    ]
+    return markdown_table(head, rows)
+
+
+def conclusion(comparison: Comparison, one: Difference) -> str:
+    """What follows from one difference, in a sentence."""
+    first = comparison.arms[0].name
+    p = f"p {_equals(one.p)}" + (f" ({_p(one.p_holm)} after Holm)" if len(comparison.differences) > 1 else "")
+    values = _points(one).replace(" [", " points [") if one.interval else f"{_points(one)} points"
+    sentence = f"{one.name} against {first}: {values}, {one.helped} helped, {one.harmed} harmed, {p}: "
+    if one.found:
+        sentence += f"a difference was found, in favour of {one.name if one.difference > 0 else first}"
+    elif one.detectable is None:
+        sentence += f"no difference was found, and {comparison.n} problems are too few for any to be (80 % power)"
+    else:
+        sentence += f"no difference was found; with {comparison.n} problems one of {100 * one.detectable:.1f} points "
+        sentence += "would have been (80 % power)"
+    few = one.helped + one.harmed < FEW
+    if one.interval is None:
+        what = "Every problem" if one.helped + one.harmed else "No problem"
+        return f"{sentence}. {what} changed, which leaves the bootstrap nothing to vary and no interval."
+    return sentence + (". So few problems changed that the interval is rough: go by p." if few else ".")
+
+
+def _method(comparison: Comparison) -> str:
+    arms = len(comparison.differences)
+    level = f"{ALPHA} / {arms}" if arms > 1 else str(ALPHA)
+    return (
+        f"Intervals of differences: percentiles of {comparison.resamples} resamples of the pairs, seed "
+        f"{comparison.seed}. p: McNemar's exact test; Holm's correction is for {arms} "
+        f"arm{'s' if arms > 1 else ''} held against the first. A difference counts as found where the corrected p is "
+        f"at most {ALPHA}; the power is that of the exact test at {level}, with as many problems changed as were. "
+        "Tokens are all that were generated. Seconds are as each run measured them, and tell something only where "
+        "machine, load and batch size were the same."
+    )
+
+
+def _points(one: Difference) -> str:
+    """A difference in percentage points: `+1.2 [-2.0, 4.5]`."""
+    points = f"{100 * one.difference:+.1f}"
+    return points if one.interval is None else f"{points} [{100 * one.interval[0]:.1f}, {100 * one.interval[1]:.1f}]"
+
+
+def _p(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+
+
+def _equals(p: float) -> str:
+    return _p(p) if p < 0.0001 else f"= {_p(p)}"
+
+
+def _or_nothing(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
