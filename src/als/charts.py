@@ -144,9 +144,9 @@ def labels(logs: Sequence[RunLog]) -> list[str]:
     ]
 
 
-def default_name(logs: Sequence[RunLog], window: int) -> str:
+def default_name(logs: Sequence[RunLog], kind: str, detail: str = "") -> str:
     """A file name, without ending, that says what is drawn; long ones are cut and marked with a digest."""
-    whole = "_".join(("accuracy", title(logs), *labels(logs), f"window{window}"))
+    whole = "_".join(filter(None, (kind, title(logs), *labels(logs), detail)))
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", whole).strip("-.")
     if len(plain) <= 120:
         return plain
@@ -169,8 +169,17 @@ def draw_accuracy(logs: Sequence[RunLog], *, window: int, output_dir: Path, name
     """
     if not logs:
         raise UserError("no --log_file was given: give the logistics.pt of one run or more")
-    figure = _figure(logs, window)
-    stem = name or default_name(logs, window)
+    return save_figure(_figure(logs, window), output_dir, name or default_name(logs, "accuracy", f"window{window}"))
+
+
+def save_figure(figure: Any, output_dir: Path, stem: str) -> list[Path]:
+    """Write a figure as PNG and as SVG; a chart of the same name that looks otherwise is replaced with a warning.
+
+    Args:
+        figure: matplotlib's.
+        output_dir: made if it is not there.
+        stem: the file name without its ending.
+    """
     paths = [Path(output_dir) / f"{stem}.{kind}" for kind in FORMATS]
     try:
         for path, kind in zip(paths, FORMATS, strict=True):
