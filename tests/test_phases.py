@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from als.cli import collect_states, compute_steering_vector, create_chart, main
+from als.records import hash_question
 from als.runlog import read_lines
-from als.states import read_states
+from als.states import find_states, read_states
 from als.vectors import load_vector
 
 N = 12
@@ -51,7 +53,8 @@ def test_a_state_file_for_every_example(here) -> None:
 
 
 def test_the_vector_is_the_difference_of_means_and_knows_its_origin(here) -> None:
-    states = list(read_states(here / STATES / "hidden_states"))
+    files = find_states(here / STATES / "hidden_states")
+    states = list(zip((file.label for file in files), read_states(files), strict=True))
     means = {label: torch.stack([h for name, h in states if name == label]).mean(0) for label in ("good", "bad")}
     vector = load_vector(here / "vectors" / "v_p0.pt")
     assert vector.vector.shape == (30, 576)
@@ -59,6 +62,11 @@ def test_the_vector_is_the_difference_of_means_and_knows_its_origin(here) -> Non
     hashes = {line.problem_hash for line in read_lines(here / STATES / "examples.jsonl")}
     assert set(vector.metadata["problem_hashes"]) == hashes
     assert vector.metadata["collection"]["split"] == "train"
+    assert vector.metadata["states_dir"] == str((here / STATES / "hidden_states").resolve())
+    questions = {line.question for line in read_lines(here / STATES / "examples.jsonl")}
+    masked = {hash_question(question, masked=True) for question in questions}
+    assert set(vector.metadata["masked_problem_hashes"]) == masked
+    assert len(masked) < len(hashes)  # additions of other numbers are one question
     assert vector.metadata["n_good"] + vector.metadata["n_bad"] == N
 
 
@@ -144,3 +152,39 @@ def test_labels_by_verifiers_record_four_verdicts(here, options) -> None:
         assert set(line.details["verdicts"]) == {"calculation", "answer", "completeness", "understanding"}
         approved = sum(passed is True for passed in line.details["verdicts"].values())
         assert line.details["label"] == ("good" if approved >= 1 else "bad")
+
+
+def test_several_samples_of_each_problem(here, options, capsys) -> None:
+    """Folder, lines, resume, and a vector that contrasts answers to the same question."""
+    drawn = [*options, "--label_by", "answer", "--samples_per_problem", "3", "--temperature", "1.0"]
+    drawn += ["--start_data_idx", "2", "--end_data_idx", "8", "--max_new_tokens", "24"]
+    folder = here / f"{STATES}_samples3"
+    assert collect_states.main(drawn) == 0
+    lines = {line.index: line for line in read_lines(folder / "examples.jsonl")}
+    assert sorted(lines) == list(range(2 * 3, 8 * 3))
+    for index, line in lines.items():
+        assert (line.details["problem_index"], line.details["sample"]) == divmod(index, 3)
+    questions = {problem: {lines[problem * 3 + k].question for k in range(3)} for problem in range(2, 8)}
+    assert all(len(asked) == 1 for asked in questions.values())
+    assert len(set.union(*questions.values())) == 6
+    assert any(len({lines[problem * 3 + k].completion for k in range(3)}) > 1 for problem in range(2, 8))
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["samples_per_problem"], config["temperature"]) == (3, 1.0)
+    assert "samples_per_problem" not in json.loads((here / STATES / "config.json").read_text())
+    lost = folder / "hidden_states" / f"idx_10_{lines[10].details['label']}.safetensors"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert collect_states.main([*drawn, "--resume", "--temperature", "0.5"]) == 2
+    assert "temperature: then 1.0, now 0.5" in capsys.readouterr().err
+    assert collect_states.main([*drawn, "--resume", "--batch_size", "1"]) == 0
+    torch.testing.assert_close(load(lost.read_bytes()), load(before), rtol=1e-4, atol=1e-4)
+    assert {line.index: line.completion for line in read_lines(folder / "examples.jsonl")} == {
+        index: line.completion for index, line in lines.items()
+    }
+
+
+def test_a_single_answer_has_no_temperature(here, options, capsys) -> None:
+    assert collect_states.main([*options, "--temperature", "0.5", "--run_name", "never"]) == 2
+    assert "--samples_per_problem" in capsys.readouterr().err
+    assert collect_states.main([*options, "--samples_per_problem", "0", "--run_name", "never"]) == 2
+    assert collect_states.main([*options, "--samples_per_problem", "2", "--temperature", "0"]) == 2

@@ -38,6 +38,9 @@ def test_a_line_survives_the_file(tmp_path: Path) -> None:
 def test_question_hash_ignores_case_and_white_space() -> None:
     assert hash_question("What is  2 + 3?\n") == hash_question("what is 2 +\u00a03?")
     assert hash_question("What is 2 + 3?") != hash_question("What is 2 + 4?")
+    assert hash_question("What is 2 + 3?", masked=True) == hash_question("what is 20.5 +  1,300?", masked=True)
+    assert hash_question("What is 2 + 3?", masked=True) != hash_question("What is 2 - 3?", masked=True)
+    assert hash_question("What is 2 + 3?", masked=True) != hash_question("What is 2 + 3 + 4?", masked=True)
 
 
 def test_resume_goes_on_by_index(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
-"""States -> vector -> file: the arithmetic against numbers worked out here, and every unusable file."""
+"""State files and vector files: what is read, and every unusable file. For what lies between see test_estimation."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from als.errors import UserError
-from als.states import read_states
-from als.vectors import SteeringVector, load_vector, mean_difference, save_vector
+from als.states import all_states, find_states, read_states, read_states_again
+from als.vectors import SteeringVector, load_vector, save_vector
 
 LAYERS, HIDDEN = 3, 5
 
@@ -25,43 +26,39 @@ def write_states(folder: Path, states: list[tuple[str, torch.Tensor]]) -> Path:
     return folder
 
 
-def test_mean_difference() -> None:
-    states = some_states()
-    good = torch.stack([state for label, state in states if label == "good"])
-    bad = torch.stack([state for label, state in states if label == "bad"])
-    result = mean_difference(states)
-    torch.testing.assert_close(result.vector, good.mean(0) - bad.mean(0))
-    assert (result.n_good, result.n_bad) == (8, 4)
-    everything = torch.stack([state for _, state in states])
-    torch.testing.assert_close(result.mean_state_norm, everything.norm(dim=-1).mean(0))
-
-
-def test_exponential_moving_average() -> None:
-    states = some_states()
-    averages = {}
-    for label, state in states:
-        averages[label] = state if label not in averages else 0.8 * averages[label] + 0.2 * state
-    result = mean_difference(states, averaging_method="ema", ema_beta=0.8)
-    torch.testing.assert_close(result.vector, averages["good"] - averages["bad"])
+def read(folder: Path, **options: bool) -> list[tuple[str, torch.Tensor]]:
+    files = find_states(folder, **options)
+    return [(file.label, state) for file, state in zip(files, read_states(files), strict=True)]
 
 
 def test_reading_streams_in_the_order_of_indices(tmp_path: Path) -> None:
     states = some_states()
-    read = list(read_states(write_states(tmp_path / "states", states)))
-    assert [label for label, _ in read] == [label for label, _ in states]
-    assert all(torch.equal(mine, theirs) for (_, mine), (_, theirs) in zip(read, states, strict=True))
+    found = read(write_states(tmp_path / "states", states))
+    assert [label for label, _ in found] == [label for label, _ in states]
+    assert all(torch.equal(mine, theirs) for (_, mine), (_, theirs) in zip(found, states, strict=True))
+
+
+def test_reading_again_gives_the_same(tmp_path: Path) -> None:
+    """Also from a file whose state is not alone, or does not come first."""
+    states = some_states()
+    folder = write_states(tmp_path / "states", states)
+    more = {"a": torch.zeros(7), "mean_state": states[4][1], "z": torch.ones(LAYERS, HIDDEN)}
+    save_file(more, folder / f"idx_4_{states[4][0]}.safetensors")
+    again = list(read_states_again(find_states(folder)))
+    assert all(torch.equal(mine, theirs) for mine, (_, theirs) in zip(again, states, strict=True))
+    assert np.array_equal(all_states(find_states(folder)), torch.stack([state for _, state in states]).numpy())
 
 
 @pytest.mark.parametrize("missing", ["good", "bad"])
 def test_a_label_without_states(tmp_path: Path, missing: str) -> None:
     folder = write_states(tmp_path / "states", [state for state in some_states() if state[0] != missing])
     with pytest.raises(UserError, match=missing):
-        list(read_states(folder))
+        read(folder)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
-        list(read_states(tmp_path / "nothing"))
+        read(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +76,7 @@ def test_a_bad_state_file_is_named(tmp_path: Path, tensors: dict[str, torch.Tens
     folder = write_states(tmp_path / "states", some_states())
     save_file(tensors, folder / "idx_5_good.safetensors")
     with pytest.raises(UserError, match="idx_5_good"):
-        list(read_states(folder))
+        read(folder)
 
 
 def test_a_bad_state_file_is_left_out_when_asked_for(tmp_path: Path) -> None:
@@ -87,8 +84,8 @@ def test_a_bad_state_file_is_left_out_when_asked_for(tmp_path: Path) -> None:
     folder = write_states(tmp_path / "states", states)
     save_file({"mean_state": torch.zeros(LAYERS, HIDDEN + 1)}, folder / "idx_5_good.safetensors")
     with pytest.warns(UserWarning, match="left out.*idx_5_good"):
-        read = list(read_states(folder, skip_bad=True))
-    assert len(read) == len(states) - 1
+        found = read(folder, skip_bad=True)
+    assert len(found) == len(states) - 1
 
 
 def test_a_truncated_state_file_is_named(tmp_path: Path) -> None:
@@ -96,7 +93,7 @@ def test_a_truncated_state_file_is_named(tmp_path: Path) -> None:
     whole = (folder / "idx_4_good.safetensors").read_bytes()
     (folder / "idx_4_good.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="idx_4_good"):
-        list(read_states(folder))
+        read(folder)
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])

@@ -53,3 +53,28 @@ def _random(vector: SteeringVector, seed: int) -> Tensor:
 
     drawn = torch.randn(vector.vector.shape, generator=torch.Generator().manual_seed(seed))
     return drawn / drawn.norm(dim=-1, keepdim=True) * vector.vector.norm(dim=-1, keepdim=True)
+
+
+def _shuffled(vector: SteeringVector, seed: int, states_dir: str | Path | None) -> Tensor:
+    """[L, D]: what the vector's own procedure makes of its states under shuffled labels."""
+    from als.contrast import Contrast, choose, make_estimate
+    from als.states import find_states
+
+    folder = states_dir or vector.metadata.get("states_dir")
+    if not isinstance(folder, str | Path):
+        raise UserError("the vector's file does not say where its states are; give --states_dir for shuffled controls")
+    contrast, found = Contrast.of_vector(vector.metadata), find_states(Path(folder))
+    known = vector.metadata.get("problem_hashes")
+    if known is not None and not {file.line.problem_hash for file in found if file.line} >= set(known):
+        raise UserError(
+            f"--states_dir {str(folder)!r} lacks states that the vector was made from; give the folder that it was made "
+            "from, or make the vector again"
+        )
+    files, sample = choose(contrast, found, seed=seed, shuffled=seed)
+    made = make_estimate(contrast, files, sample, seed=seed, checked=False).vector
+    if made.shape != vector.vector.shape:
+        raise UserError(
+            f"--states_dir {str(folder)!r} holds states of shape {list(made.shape)}, the vector has "
+            f"{list(vector.vector.shape)}; give the folder that it was made from"
+        )
+    return made

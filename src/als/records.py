@@ -6,6 +6,7 @@ Plain frozen dataclasses of text and numbers. They know no model, no tensor and 
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -13,9 +14,22 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "error"]
 
 
-def hash_question(question: str) -> str:
-    """Identify a question by its text: 16 hex digits, blind to letter case and to white space."""
-    normalised = " ".join(question.casefold().split())
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def mask_numbers(text: str) -> str:
+    """Put # in the place of every number written in digits, its separators included: `$1,250.50` -> `$#`."""
+    return _NUMBER.sub("#", text)
+
+
+def hash_question(question: str, *, masked: bool = False) -> str:
+    """Identify a question by its text: 16 hex digits, blind to letter case and to white space.
+
+    Args:
+        question: the text.
+        masked: be blind to its numbers too, so that problems made from one template are the same.
+    """
+    normalised = " ".join((mask_numbers(question) if masked else question).casefold().split())
     return hashlib.sha256(normalised.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from als.selection import Outcome
-from als.stats import accuracy_text, markdown_table as table, wilson_interval
+from als.stats import accuracy_text, wilson_interval
+from als.stats import markdown_table as table
 
 COLUMNS = (
     "layer_idx", "alpha", "alpha_scale", "similarity_threshold", "n", "correct", "accuracy", "low", "high",

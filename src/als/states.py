@@ -9,16 +9,20 @@ An example is finished when its state file and its line are both on disk; the li
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from als.errors import UserError
 from als.files import write_bytes
+from als.generation.self_consistency import sample_seed
 from als.generation.settings import Settings
 from als.generation.solve import solve
 from als.records import Problem, ResultLine
@@ -26,13 +30,17 @@ from als.reward import approvals, verify
 from als.runlog import RunFolder, Shard, lines_files, read_folder_lines
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
-    from als.engines.base import Engine, Output
+    from als.engines.base import Engine, Output, Sampling
 
 Label = Literal["good", "bad"]
 EXAMPLES = "examples"
 STATES = "hidden_states"
+_LARGEST_STATE = 2**31
+"""Bytes; a file that claims more is left to the library."""
 _NAME = re.compile(r"idx_(\d+)_(good|bad)\.safetensors")
 
 
@@ -46,6 +54,19 @@ class Labelling:
     """How many of the four verdicts have to be true."""
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How many answers a problem gets."""
+
+    samples: int = 1
+    """With 1 the answer is the greedy one."""
+    temperature: float = 0.7
+    """Divides the logits where there are several."""
+
+
+GREEDY = Drawing()
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """One labelled answer."""
@@ -57,30 +78,78 @@ class Example:
     """[L, D] float32: mean over emitting positions of the output of each block; None for a failure."""
 
 
-def collect(engine: Engine, problems: Sequence[Problem], settings: Settings, labelling: Labelling) -> Iterator[Example]:
-    """Answer problems; yield each with its label and mean state."""
+def samples_of(problems: Sequence[Problem], samples: int) -> list[Problem]:
+    """Each problem as often as it is answered: sample k of problem i has the index i * samples + k."""
+    return [replace(problem, index=problem.index * samples + k) for problem in problems for k in range(samples)]
+
+
+def collect(
+    engine: Engine,
+    problems: Sequence[Problem],
+    settings: Settings,
+    labelling: Labelling,
+    *,
+    drawing: Drawing = GREEDY,
+) -> Iterator[Example]:
+    """Answer problems; yield each with its label and mean state.
+
+    Args:
+        engine: the model.
+        problems: where several answers are drawn, what `samples_of` makes of them, or any part of it.
+        settings: the run's.
+        labelling: what a good answer is.
+        drawing: how often each problem is answered.
+    """
     if labelling.by == "answer":
-        return _by_answer(engine, problems, settings)
-    return _by_verifiers(engine, problems, settings, labelling.good_example_threshold)
+        examples = _by_answer(engine, problems, settings, drawing=drawing)
+    else:
+        threshold = labelling.good_example_threshold
+        examples = _by_verifiers(engine, problems, settings, drawing=drawing, threshold=threshold)
+    for example in examples:
+        yield example if drawing.samples == 1 else _numbered(example, drawing.samples)
 
 
-def _by_answer(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iterator[Example]:
-    for line, output in solve(engine, problems, settings, capture_states=True):
+def _by_answer(
+    engine: Engine, problems: Sequence[Problem], settings: Settings, *, drawing: Drawing
+) -> Iterator[Example]:
+    for line, output in _answer(engine, problems, settings, drawing=drawing):
         yield _example(line, output, good=line.correct)
 
 
-def _by_verifiers(engine: Engine, problems: Sequence[Problem], settings: Settings, threshold: int) -> Iterator[Example]:
+def _by_verifiers(
+    engine: Engine, problems: Sequence[Problem], settings: Settings, *, drawing: Drawing, threshold: int
+) -> Iterator[Example]:
     """A batch of answers at a time, because engines do one thing at a time."""
     start = 0
     while start < len(problems):
         batch = problems[start : start + engine.batch_size]
         start += len(batch)  # not the batch size, which the engine lowers when memory runs out
-        answered = list(solve(engine, batch, settings, capture_states=True))
+        answered = list(_answer(engine, batch, settings, drawing=drawing))
         asked = [(line.question, line.completion) for line, output in answered if output]
         verdicts = iter(verify(engine, asked, max_new_tokens=settings.max_new_tokens))
         for line, output in answered:
             passed = next(verdicts) if output else {}
             yield _example(line, output, good=approvals(passed) >= threshold, verdicts=passed)
+
+
+def _answer(
+    engine: Engine, problems: Sequence[Problem], settings: Settings, *, drawing: Drawing
+) -> Iterator[tuple[ResultLine, Output | None]]:
+    sampling = None if drawing.samples == 1 else partial(_sampling, settings.seed, drawing)
+    return solve(engine, problems, settings, capture_states=True, sampling=sampling)
+
+
+def _sampling(seed: int, drawing: Drawing, problems: Sequence[Problem]) -> Sampling:
+    """A draw for each of these samples, decided by the run's seed, the question and the sample's number."""
+    from als.engines.base import Sampling
+
+    seeds = [[sample_seed(seed, problem, problem.index % drawing.samples)] for problem in problems]
+    return Sampling(drawing.temperature, seeds)
+
+
+def _numbered(example: Example, samples: int) -> Example:
+    problem_index, sample = divmod(example.line.index, samples)
+    return replace(example, line=example.line.with_details(problem_index=problem_index, sample=sample))
 
 
 def _example(line: ResultLine, output: Output | None, *, good: bool, **details: object) -> Example:
@@ -135,13 +204,9 @@ def read_state(path: Path, *, shape: list[int] | None = None) -> Tensor:
         UserError: not a state file: unreadable, another shape or dtype, NaN or infinite.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        state: Tensor = load_file(path)["mean_state"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise UserError(f"state file {str(path)!r} cannot be read ({error}); collect it again with --resume") from error
+    state = _read_plain(path)
+    state = _read_by_library(path) if state is None else state
     if state.ndim != 2 or state.dtype != torch.float32 or not _all_finite(state):
         raise UserError(
             f"state file {str(path)!r} holds {list(state.shape)} {state.dtype}, or values that are not finite; "
@@ -155,42 +220,136 @@ def read_state(path: Path, *, shape: list[int] | None = None) -> Tensor:
     return state
 
 
-def read_states(states_dir: Path, *, skip_bad: bool = False) -> Iterator[tuple[Label, Tensor]]:
-    """Stream the labelled mean states of a hidden_states folder, one in memory at a time.
+def _read_plain(path: Path) -> Tensor | None:
+    """The mean state of a file that holds nothing else, in half the library's time; None where it may hold more.
+
+    A safetensors file is the header's length (8 bytes), the header in JSON, and the numbers. Whatever is not
+    exactly so is for the library to read or to refuse.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        with path.open("rb", buffering=0) as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size - 8 - length
+            if not 0 < size <= _LARGEST_STATE:
+                return None
+            header = json.loads(file.read(length))
+            shape = header["mean_state"]["shape"]
+            if header != {"mean_state": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}:
+                return None
+            state = np.empty(size // 4, dtype="<f4").reshape(shape)
+            return torch.from_numpy(state) if file.readinto(state.data) == size else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _read_by_library(path: Path) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: Tensor = load_file(path)["mean_state"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise UserError(f"state file {str(path)!r} cannot be read ({error}); collect it again with --resume") from error
+    return state
+
+
+@dataclass(frozen=True, eq=False)
+class StateFile:
+    """A labelled state on disk."""
+
+    index: int
+    label: Label
+    path: Path
+    line: ResultLine | None
+    """What examples.jsonl says of the answer; None where there is no such file."""
+
+
+def find_states(states_dir: Path, *, skip_bad: bool = False) -> list[StateFile]:
+    """The labelled states of a hidden_states folder, in the order of indices.
 
     Where the folder's examples.jsonl is there, a state file without a line is passed over: the process that
     wrote it was killed before its example was finished.
 
     Args:
         states_dir: the folder.
-        skip_bad: name a bad file in a warning and leave it out, instead of stopping.
+        skip_bad: read every file now, name a bad one in a warning and leave it out.
 
     Raises:
-        UserError: no such folder, no state file of either label, a bad file, or files of unequal shape.
+        UserError: no such folder, or no state of either label.
     """
     if not states_dir.is_dir():
         raise UserError(f"--states_dir {str(states_dir)!r} is not a folder; give the one that collect_states made")
-    files = state_files(states_dir)
-    if lines_files(states_dir.resolve().parent, EXAMPLES):
-        finished = {line.index for line in read_folder_lines(states_dir.resolve().parent, EXAMPLES)}
-        files = [file for file in files if file[0] in finished]
+    found = state_files(states_dir)
+    folder = states_dir.resolve().parent
+    if lines_files(folder, EXAMPLES):
+        lines = {line.index: line for line in read_folder_lines(folder, EXAMPLES)}
+        files = [StateFile(*file, lines[file[0]]) for file in found if file[0] in lines]
+    else:
+        files = [StateFile(*file, None) for file in found]
+    if skip_bad:
+        files = _without_bad(files)
     for label in ("good", "bad"):
-        if not any(found == label for _, found, _ in files):
+        if not any(file.label == label for file in files):
             raise UserError(
                 f"--states_dir {str(states_dir)!r} holds {len(files)} states and none of them is labelled {label}; "
                 "both labels are needed: collect more examples, or label with another --good_example_threshold"
             )
+    return files
+
+
+def _without_bad(files: Sequence[StateFile]) -> list[StateFile]:
+    whole: list[StateFile] = []
     shape: list[int] | None = None
-    for _, label, path in files:
+    for file in files:
         try:
-            state = read_state(path, shape=shape)
+            shape = list(read_state(file.path, shape=shape).shape)
+            whole.append(file)
         except UserError as error:
-            if not skip_bad:
-                raise UserError(f"{error}, or leave it out with --skip_bad") from error
-            warnings.warn(f"left out: {error}", stacklevel=2)
-            continue
+            warnings.warn(f"left out: {error}", stacklevel=3)
+    return whole
+
+
+def read_states(files: Iterable[StateFile]) -> Iterator[Tensor]:
+    """Stream the mean states [L, D] float32 of files, one in memory at a time.
+
+    Raises:
+        UserError: a bad file, or files of unequal shape.
+    """
+    shape: list[int] | None = None
+    for file in files:
+        try:
+            state = read_state(file.path, shape=shape)
+        except UserError as error:
+            raise UserError(f"{error}, or leave it out with --skip_bad") from error
         shape = list(state.shape)
-        yield label, state
+        yield state
+
+
+def all_states(files: Sequence[StateFile]) -> npt.NDArray[np.float32]:
+    """The mean states of files together: [N, L, D] float32.
+
+    Raises:
+        UserError: see `read_states`.
+    """
+    import numpy as np
+
+    read = read_states(files)
+    first = next(read)
+    states = np.empty((len(files), *first.shape), dtype=np.float32)
+    states[0] = first
+    for i, state in enumerate(read, start=1):
+        states[i] = state
+    return states
+
+
+def read_states_again(files: Iterable[StateFile]) -> Iterator[Tensor]:
+    """The same of files that `read_states` has been through: not checked again."""
+    for file in files:
+        state = _read_plain(file.path)
+        yield _read_by_library(file.path) if state is None else state
 
 
 def _all_finite(state: Tensor) -> bool:

@@ -1,9 +1,8 @@
-"""Phase 2: labelled mean states -> one steering vector for each layer, and the file it lives in.
-
-    v = mean(h | good) - mean(h | bad)        (arXiv 2509.18116, phase 2)
+"""The steering vector that phase 2 makes, and the file it lives in.
 
 A vector file is .pt (a dict that torch.load(weights_only=True) accepts) or .safetensors, by its name's
-ending; both hold `vector` [L, D] float32 and metadata. Knows no model and no data set.
+ending; both hold `vector` [L, D] float32 and metadata. Knows no model and no data set; how a vector comes about
+is for `estimation`.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +21,6 @@ from als.errors import UserError
 from als.files import load_pt, write_bytes, write_pt
 
 ENDINGS = (".pt", ".safetensors")
-AVERAGING_METHODS = ("mean", "ema")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,71 +36,6 @@ class SteeringVector:
     def sha256(self) -> str:
         """Identifies the vector by its numbers: 16 hex digits."""
         return hashlib.sha256(self.vector.contiguous().numpy().tobytes()).hexdigest()[:16]
-
-
-@dataclass
-class _Average:
-    """A mean or exponential moving average of [L, D] states, in float64 and in place."""
-
-    ema_beta: float | None = None
-    """Weight of the past; None for the plain mean."""
-    count: int = 0
-    _sum: Tensor | None = None
-
-    def add(self, state: Tensor) -> None:
-        self.count += 1
-        if self._sum is None:
-            self._sum = state.double()
-        elif self.ema_beta is None:
-            self._sum += state
-        else:
-            self._sum.mul_(self.ema_beta).add_(state, alpha=1 - self.ema_beta)
-
-    @property
-    def value(self) -> Tensor | None:
-        """[L, D] float64; None before the first state."""
-        return self._sum / self.count if self._sum is not None and self.ema_beta is None else self._sum
-
-
-@dataclass(frozen=True, eq=False)
-class MeanDifference:
-    """What phase 2 computes from a pass over the states."""
-
-    vector: Tensor
-    """[L, D] float32."""
-    n_good: int
-    n_bad: int
-    mean_state_norm: Tensor
-    """[L] float32: mean norm of the mean states, to compare |v| with. A mean state is shorter than the states it
-    is the mean of."""
-
-
-def mean_difference(
-    states: Iterable[tuple[str, Tensor]],
-    *,
-    averaging_method: Literal["mean", "ema"] = "mean",
-    ema_beta: float = 0.9,
-) -> MeanDifference:
-    """Average the good and the bad states apart, and subtract; one pass, memory of a few states.
-
-    Args:
-        states: (label, [L, D] float32) pairs with both labels `good` and `bad` among them.
-        averaging_method: `mean`, or `ema`: an exponential moving average in the order of `states`, which
-            begins with the first state and gives each further one the weight 1 - ema_beta.
-        ema_beta: weight of the past, between 0 and 1.
-
-    Raises:
-        UserError: a label has no state.
-    """
-    averages = {label: _Average(ema_beta if averaging_method == "ema" else None) for label in ("good", "bad")}
-    norms = _Average()
-    for label, state in states:
-        averages[label].add(state)
-        norms.add(state.norm(dim=-1))  # [L]
-    good, bad = averages["good"], averages["bad"]
-    if good.value is None or bad.value is None or norms.value is None:
-        raise UserError(f"{good.count} good and {bad.count} bad states: both labels are needed; collect more examples")
-    return MeanDifference((good.value - bad.value).float(), good.count, bad.count, norms.value.float())
 
 
 def check_vector_name(path: Path) -> None:

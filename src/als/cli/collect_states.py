@@ -5,19 +5,21 @@ collect_states --model_name_or_path M --dataset openai/gsm8k --split train --end
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
 from als.cli.pipeline import exit_code, fit_prompts, identity, load_engine, read_problems, record, run_root, shard
+from als.errors import UserError
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
     from als.generation.settings import Settings
     from als.records import Problem, ResultLine
-    from als.states import StateFolder
+    from als.states import Drawing, StateFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,23 @@ class Config(FolderConfig, DataConfig, ModelConfig):
     good_example_threshold: int = option(
         "An answer is good if at least so many of the four verdicts are true.", 3, choices=(1, 2, 3, 4)
     )
+    samples_per_problem: int = option(
+        "Answers to each problem; above 1 they are drawn, and compute_steering_vector --within_problem compares them.",
+        1,
+    )
+    temperature: float | None = option("Temperature of the draws with --samples_per_problem above 1; 0.7 there.", None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_folder()
         check(self.start_data_idx >= 0, "start_data_idx", self.start_data_idx, "at least 0")
+        check(self.samples_per_problem >= 1, "samples_per_problem", self.samples_per_problem, "at least 1")
+        if self.temperature is not None:
+            check(0 < self.temperature < math.inf, "temperature", self.temperature, "a number above 0")
+            if self.samples_per_problem == 1:
+                raise UserError(
+                    f"--temperature {self.temperature} needs --samples_per_problem above 1; a single answer is greedy"
+                )
 
 
 def run(config: Config) -> int:
@@ -47,7 +61,7 @@ def run(config: Config) -> int:
     from als.generation.settings import Settings
     from als.generation.solve import prepare
     from als.reward import check_verifiers
-    from als.states import StateFolder
+    from als.states import StateFolder, samples_of
 
     problems = read_problems(config)
     share = shard(config)
@@ -58,6 +72,7 @@ def run(config: Config) -> int:
         benchmark=find_benchmark(config.dataset, config.benchmark).name,
         prompt_idx=config.solver_prompt_idx,
         max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
     )
     fit_prompts(config, engine, prepare(engine, problems, settings).prompts)
     if config.label_by == "verifiers":
@@ -70,7 +85,9 @@ def run(config: Config) -> int:
         mode="state_collection",
         label_by=config.label_by,
         good_example_threshold=threshold,
+        **_drawing_fields(config),
     )
+    problems = samples_of(problems, config.samples_per_problem)
     with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
         folder.check_problems(problems)
         folder.drop_unfinished()
@@ -85,9 +102,23 @@ def run(config: Config) -> int:
 
 def _folder(config: Config) -> Path:
     rule = f"thresh{config.good_example_threshold}" if config.label_by == "verifiers" else "answer"
+    samples = f"samples{config.samples_per_problem}" if config.samples_per_problem > 1 else ""
     engine = "vllm" if config.engine == "vllm" else ""
-    name = "_".join(filter(None, (f"prompt{config.solver_prompt_idx}", rule, config.run_name or engine)))
+    name = "_".join(filter(None, (f"prompt{config.solver_prompt_idx}", rule, samples, config.run_name or engine)))
     return run_root(config.output_dir, config.model_name_or_path, config.dataset) / "state_collection" / name
+
+
+def _drawing(config: Config) -> Drawing:
+    from als.states import Drawing
+
+    return Drawing(config.samples_per_problem, config.temperature or Drawing.temperature)
+
+
+def _drawing_fields(config: Config) -> dict[str, Any]:
+    """What config.json says of the draws; nothing where answers are greedy, as in folders older than draws."""
+    if config.samples_per_problem == 1:
+        return {}
+    return {"samples_per_problem": config.samples_per_problem, "temperature": _drawing(config).temperature}
 
 
 def _collect(
@@ -98,7 +129,7 @@ def _collect(
     labelling = Labelling(config.label_by, config.good_example_threshold)  # type: ignore[arg-type]
     done = folder.done()
     todo = [problem for problem in problems if problem.index not in done]
-    for example in collect(engine, todo, settings, labelling):
+    for example in collect(engine, todo, settings, labelling, drawing=_drawing(config)):
         folder.add(example)
         yield example.line
 

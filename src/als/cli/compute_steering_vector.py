@@ -1,4 +1,4 @@
-"""als-compute-vector: phase 2, from a folder of labelled states to a vector file.
+"""als-compute-vector: phase 2, from a folder of labelled states to a vector file, with what speaks for the vector.
 
     compute_steering_vector --states_dir output/<model>-<dataset>/state_collection/prompt0_thresh3/hidden_states \
         --output_file vectors/<name>.pt
@@ -6,100 +6,190 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import check, option, run_command
+from als.errors import UserError
 
 if TYPE_CHECKING:
-    from als.vectors import MeanDifference
+    from als.contrast import Contrast
+    from als.diagnostics import Column, Diagnostics
+    from als.estimation import Estimate
+    from als.states import StateFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which states, averaged how, written where."""
+    """Which states, contrasted how, written where."""
 
     states_dir: str = option("The hidden_states folder that collect_states wrote.")
     output_file: str = option("Vector file to write; its ending, .pt or .safetensors, says the format.")
+    method: str = option(
+        "mean_diff: mean of the good states minus mean of the bad, read one at a time. pca, lda, logistic: the first "
+        "principal component, Fisher's discriminant or a logistic regression, as long as that difference; these hold "
+        "all states in memory, fit every layer 46 times, and take long where layers are wide.",
+        "mean_diff",
+        choices=("mean_diff", "pca", "lda", "logistic"),
+    )
+    match_length: bool = option(
+        "Count only pairs of a good and a bad answer of like length, at most a tenth apart.", False
+    )
+    within_problem: bool = option(
+        "Contrast good and bad answers to the same problem only; for states of collect_states --samples_per_problem.",
+        False,
+    )
     averaging_method: str = option(
         "mean, or ema: an exponential moving average in the order of indices.",
         "mean",
         choices=("mean", "ema"),
     )
     ema_beta: float = option("Weight of the past in the moving average.", 0.9)
-    skip_bad: bool = option("Leave bad state files out, naming each, instead of stopping.", False)
+    seed: int = option("Seed by which problems are dealt to halves and folds, to check the vector.", 42)
+    skip_bad: bool = option(
+        "Leave bad state files out, naming each, instead of stopping; reads all files first.", False
+    )
     overwrite: bool = option("Replace an existing vector file.", False)
 
     def __post_init__(self) -> None:
         check(0 <= self.ema_beta < 1, "ema_beta", self.ema_beta, "a number from 0 to below 1")
+        check(self.seed >= 0, "seed", self.seed, "at least 0")
+        if self.averaging_method == "ema":
+            other = next((name for name in ("match_length", "within_problem") if getattr(self, name)), None)
+            other = other or (f"method {self.method}" if self.method != "mean_diff" else None)
+            if other:
+                raise UserError(
+                    f"--averaging_method ema and --{other} contradict each other: a moving average weighs answers by "
+                    "their order; leave out one"
+                )
 
 
 def run(config: Config) -> int:
-    """Average, subtract, save, and print what came out."""
-    from als.errors import UserError
-    from als.states import read_states
-    from als.vectors import SteeringVector, check_vector_name, mean_difference, save_vector
+    """Contrast, check, save, and print what came out."""
+    import warnings
+
+    from als.contrast import choose, lengths, make_estimate
+    from als.diagnostics import cautions, diagnose
+    from als.states import find_states
+    from als.vectors import SteeringVector, check_vector_name, save_vector
 
     output = Path(config.output_file).expanduser()
     check_vector_name(output)
     if output.exists() and not config.overwrite:
         raise UserError(f"--output_file {str(output)!r} exists; give another name, or --overwrite to replace it")
-    states = read_states(Path(config.states_dir), skip_bad=config.skip_bad)
-    difference = mean_difference(states, averaging_method=config.averaging_method, ema_beta=config.ema_beta)  # type: ignore[arg-type]
-    metadata = _metadata(config, difference)
+    found = find_states(Path(config.states_dir), skip_bad=config.skip_bad)
+    contrast = _contrast(config)
+    files, sample = choose(contrast, found, seed=config.seed)
+    estimate = make_estimate(contrast, files, sample, seed=config.seed)
+    diagnostics = diagnose(sample, estimate, lengths(files))
+    metadata = _metadata(config, files, estimate, diagnostics)
     try:
-        save_vector(output, SteeringVector(difference.vector, metadata))
+        save_vector(output, SteeringVector(estimate.vector, metadata))
     except OSError as error:
         raise UserError(f"--output_file {str(output)!r} cannot be written ({error.strerror})") from error
-    _report(difference)
+    _report(diagnostics, left_out=len(found) - len(files))
+    for sentence in cautions(diagnostics):
+        warnings.warn(sentence, stacklevel=2)
     print(f"vector -> {output}")
     return 0
 
 
-def _metadata(config: Config, difference: MeanDifference) -> dict[str, Any]:
-    """What the vector was made from, as far as the folder tells."""
+def _contrast(config: Config) -> Contrast:
+    from als.contrast import Contrast
+
+    return Contrast(
+        method=config.method,
+        averaging_method=config.averaging_method,
+        ema_beta=config.ema_beta,
+        match_length=config.match_length,
+        within_problem=config.within_problem,
+    )
+
+
+def _metadata(
+    config: Config, files: Sequence[StateFile], estimate: Estimate, diagnostics: Diagnostics
+) -> dict[str, Any]:
+    """What the vector was made from, as far as the folder tells, and what speaks for it."""
+    from als import __version__
+
+    options = dataclasses.asdict(config)
+    for name in ("output_file", "overwrite"):  # they say nothing of the vector
+        del options[name]
+    return {
+        "tool_version": __version__,
+        **options,
+        "states_dir": str(Path(config.states_dir).expanduser().resolve()),
+        "ema_beta": config.ema_beta if config.averaging_method == "ema" else None,
+        "layers": estimate.vector.shape[0],
+        "hidden_size": estimate.vector.shape[1],
+        "n_good": diagnostics.n_good,
+        "n_bad": diagnostics.n_bad,
+        "diagnostics": diagnostics.to_json(),
+        **_origin(config, files),
+    }
+
+
+def _origin(config: Config, files: Sequence[StateFile]) -> dict[str, Any]:
+    """The collection's configuration and the problems whose answers count."""
     import warnings
 
-    from als import __version__
-    from als.runlog import CONFIG, lines_files, read_folder_lines, read_json
-    from als.states import EXAMPLES
+    from als.records import hash_question
+    from als.runlog import CONFIG, read_json
 
-    folder = Path(config.states_dir).resolve().parent
-    metadata: dict[str, Any] = {
-        "tool_version": __version__,
-        "layers": difference.vector.shape[0],
-        "hidden_size": difference.vector.shape[1],
-        "averaging_method": config.averaging_method,
-        "ema_beta": config.ema_beta if config.averaging_method == "ema" else None,
-        "n_good": difference.n_good,
-        "n_bad": difference.n_bad,
-    }
-    if (folder / CONFIG).is_file() and lines_files(folder, EXAMPLES):
-        metadata |= {"collection": read_json(folder / CONFIG)}
-        lines = read_folder_lines(folder, EXAMPLES)
-        metadata |= {"problem_hashes": sorted(line.problem_hash for line in lines if not line.failed)}
-    else:
+    written = Path(config.states_dir).resolve().parent / CONFIG
+    lines = [file.line for file in files if file.line]
+    if not (written.is_file() and lines):
         warnings.warn(
-            f"no {CONFIG} and {EXAMPLES}.jsonl beside {config.states_dir!r}: "
+            f"no {CONFIG} and examples.jsonl beside {config.states_dir!r}: "
             "the vector will not know its model and problems",
             stacklevel=2,
         )
-    return metadata
+        return {}
+    return {
+        "collection": read_json(written),
+        "problem_hashes": sorted({line.problem_hash for line in lines}),
+        "masked_problem_hashes": sorted({hash_question(line.question, masked=True) for line in lines}),
+    }
 
 
-def _report(difference: MeanDifference) -> None:
-    """A line for about ten of the layers."""
-    v_norm = difference.vector.norm(dim=-1)  # [L]
-    h_norm = difference.mean_state_norm  # [L]
-    layers = len(v_norm)
-    print(f"{difference.n_good} good and {difference.n_bad} bad answers, {layers} layers")
-    print(f"{'layer':>5} {'|v|':>10} {'|mean h|':>10} {'ratio':>8}")
-    shown = sorted({*range(0, layers, max(1, layers // 10)), max(layers - 2, 0), layers - 1})
-    for layer in shown:
-        v, h = float(v_norm[layer]), float(h_norm[layer])
-        print(f"{layer:>5} {v:>10.3f} {h:>10.1f} {v / h:>8.2%}")
+HEAD = (
+    f"{'layer':>5} {'|v|':>10} {'mean |h|':>10} {'ratio':>8} {'split-half':>10} {'AUC, 95 % interval':>20} "
+    f"{'r(length)':>9}"
+)
+
+
+def _report(diagnostics: Diagnostics, *, left_out: int) -> None:
+    """A line for about ten of the layers, those that matter among them."""
+    layers = len(diagnostics.v_norm)
+    counts = f"{diagnostics.n_good} good and {diagnostics.n_bad} bad answers to {diagnostics.n_problems} problems"
+    print(
+        f"{counts}, {layers} layers" + (f"; {left_out} answers that compare with no other left out" if left_out else "")
+    )
+    if diagnostics.tokens_good is not None and diagnostics.tokens_bad is not None:
+        print(f"mean length {diagnostics.tokens_good:.1f} tokens of the good, {diagnostics.tokens_bad:.1f} of the bad")
+    print(HEAD)
+    for layer in sorted({*range(0, layers, max(1, layers // 10)), *diagnostics.judged_layers, layers - 1}):
+        print(_row(diagnostics, layer))
+
+
+def _row(diagnostics: Diagnostics, layer: int) -> str:
+    def cell(column: Column, form: str) -> str:
+        value = column[layer]
+        return "" if value is None else format(value, form)
+
+    interval = ""
+    if diagnostics.auc[layer] is not None:
+        ends = f"[{cell(diagnostics.auc_low, '.3f')}, {cell(diagnostics.auc_high, '.3f')}]"
+        interval = f"{cell(diagnostics.auc, '.3f')} {ends}"
+    best = "  best AUC" if layer == diagnostics.best_auc_layer else ""
+    return (
+        f"{layer:>5} {cell(diagnostics.v_norm, '.3f'):>10} {cell(diagnostics.h_norm, '.1f'):>10} "
+        f"{cell(diagnostics.ratio, '.2%'):>8} {cell(diagnostics.split_half_cosine, '.2f'):>10} {interval:>20} "
+        f"{cell(diagnostics.length_correlation, '.2f'):>9}{best}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,5 +199,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         run,
         argv,
         prog="compute_steering_vector",
-        description="Compute a steering vector for each layer: mean of the good states minus mean of the bad.",
+        description="Compute a steering vector for each layer from good and bad states, and what speaks for it.",
     )

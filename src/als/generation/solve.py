@@ -18,7 +18,7 @@ from als.prompts.solver import is_json, solver_messages
 from als.records import Completion, Problem, ResultLine, Verdict, failure_line, result_line
 
 if TYPE_CHECKING:
-    from als.engines.base import Engine, Gate, Output
+    from als.engines.base import Engine, Gate, Output, Sampling
     from als.generation.settings import Settings
     from als.steering import Steering
 
@@ -75,8 +75,13 @@ def solve(
     steering: Steering | None = None,
     gates: Callable[[], Gate] | None = None,
     capture_states: bool = False,
+    sampling: Callable[[Sequence[Problem]], Sampling] | None = None,
 ) -> Iterator[tuple[ResultLine, Output | None]]:
     """Answer each problem once and judge it, in batches of the engine's size, in any order within a batch.
+
+    Args:
+        sampling: makes, for problems, the draws of one answer each; without it every token is the argmax. The rest
+            is what `engines.base.Engine.generate` says.
 
     Yields:
         (line, output); the output is None where the line is a failure.
@@ -89,6 +94,7 @@ def solve(
         steering=steering,
         gates=gates,
         capture_states=capture_states,
+        sampling=sampling(prepared.problems) if sampling else None,
     )
     for position, output in outputs:
         problem, prompt = prepared.problems[position], prepared.prompts[position]
