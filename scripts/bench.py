@@ -37,7 +37,16 @@ from als.records import Problem
 from als.steering import Steering
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("collect_states", "compare_runs", "compute_steering_vector", "create_chart", "create_subsets", "main")
+COMMANDS = (
+    "collect_states",
+    "compare_runs",
+    "compute_steering_vector",
+    "create_chart",
+    "create_subsets",
+    "main",
+    "null_test",
+    "sweep",
+)
 
 
 @dataclass(frozen=True)

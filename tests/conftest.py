@@ -129,6 +129,31 @@ def smollm2_runs(smollm2, smollm2_prompts):
     return run
 
 
+TINY_LAYERS, TINY_HIDDEN = 3, 32
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory, smollm2_path) -> str:
+    """A random model of three layers on disk, with the real tokenizer: quick to load, and it says nonsense."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=TINY_HIDDEN,
+        num_hidden_layers=TINY_LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        vocab_size=49152,
+        eos_token_id=2,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm2_path).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     path = Path(os.environ.get("ALS_DATA") or ROOT.parent / "shared" / "data")

@@ -11,32 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from als.cli import collect_states, compute_steering_vector, create_chart, create_subsets, main
+from als.cli import (
+    collect_states,
+    compute_steering_vector,
+    create_chart,
+    create_subsets,
+    main,
+    null_test,
+    sweep,
+)
+from conftest import TINY_HIDDEN as HIDDEN
+from conftest import TINY_LAYERS as LAYERS
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS, HIDDEN = 3, 32
-
-
-@pytest.fixture(scope="session")
-def tiny_path(tmp_path_factory, smollm2_path) -> str:
-    """A random model of three layers on disk, with the real tokenizer: quick to load, and it says nonsense."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        vocab_size=49152,
-        eos_token_id=2,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(smollm2_path).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
@@ -207,6 +194,68 @@ def test_the_other_commands_refuse(here, capsys) -> None:
     check("--n_samples", create_subsets, "--dataset_name", "arithmetic", "--n_samples", "0")
     check("'nothing.pt'", create_chart, "--log_file", "nothing.pt")
     check("--window", create_chart, "--log_file", "nothing.pt", "--window", "0")
+    check("--index", create_chart, "--log_file", "nothing.pt", "--kind", "trace")
+    check("--index", create_chart, "--log_file", "nothing.pt", "--index", "3")
+    check("--kind trace", create_chart, "--log_file", "a.pt", "b.pt", "--kind", "trace", "--index", "3")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--alphas", "0,much"), "--alphas"),
+        (("--alphas", "0,none"), "--alphas"),
+        (("--thresholds", ""), "--thresholds"),
+        (("--scales", "raw,cubed"), "--scales"),
+        (("--selection_range", "5"), "--selection_range"),
+        (("--selection_range", "5:5"), "--selection_range"),
+        (("--selection_range", "0:99999"), "99999"),
+        (("--selection_split", "dev"), "'dev'"),
+        (("--layers", "3"), "-3 to 2"),
+        (("--layers", "every:4"), "--layers"),
+    ],
+)
+def test_sweep_refuses(options, words, tiny_path, vector, here, capsys) -> None:
+    given = ("--model_name_or_path", tiny_path, "--dataset", "arithmetic", "--vector_name_template", vector())
+    chosen = ("--selection_range", "0:2", "--max_new_tokens", "4", "--layers", "all", *options)
+    assert words in refused(sweep, *given, *chosen, capsys=capsys, here=here)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--controls", "0"), "--controls"),
+        (("--kinds", "random", "random"), "--kinds"),
+        (("--kinds", "lucky"), "lucky"),
+        (("--kinds", "shuffled"), "--states_dir"),
+        (("--kinds", "shuffled", "--states_dir", "nothing"), "'nothing'"),
+        (("--settings", "missing.json"), "missing.json"),
+        (("--settings", "v.pt"), "v.pt"),
+    ],
+)
+def test_null_test_refuses(options, words, tiny_path, vector, here, capsys) -> None:
+    given = ("--model_name_or_path", tiny_path, "--dataset", "arithmetic", "--vector_name_template", vector())
+    assert words in refused(null_test, *given, "--end_data_idx", "2", *options, capsys=capsys, here=here)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"alpha": "much"}', "'much'"),
+        ('{"alpha_scale": "cubed"}', "'cubed'"),
+        ('{"layer_idx": 1.5}', "1.5"),
+        ('{"similarity_threshold": true}', "True"),
+        ('{"accuracy": 1}', "alpha"),
+        ("[1]", "list"),
+    ],
+)
+def test_settings_that_are_refused(content, words, tiny_path, vector, here, capsys) -> None:
+    (here / "chosen.json").write_text(content)
+    arguments = als(tiny_path, vector(), "--prompts_to_run", "0", "--settings", "chosen.json")
+    assert words in refused(main, *arguments, capsys=capsys, here=here)
+
+
+def test_controls_belong_to_modes_that_steer(tiny_path, here, capsys) -> None:
+    assert "--control" in refused(main, *greedy(tiny_path, "--control", "random"), capsys=capsys, here=here)
 
 
 def test_hub_out_of_reach_is_told_within_40_seconds(here) -> None:
@@ -243,7 +292,7 @@ def test_out_of_memory_says_which_option_lowers_it(tiny_path, here) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["main", "collect_states", "compute_steering_vector"])
+@pytest.mark.parametrize("command", ["main", "collect_states", "compute_steering_vector", "sweep", "null_test"])
 def test_help_imports_nothing_heavy(command) -> None:
     code = f"""
 import sys

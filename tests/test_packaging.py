@@ -43,6 +43,8 @@ def test_every_dependency_is_pinned_and_has_a_reason() -> None:
         ("als-create-subsets", "create_subsets"),
         ("als-create-chart", "create_chart"),
         ("als-compare", "compare_runs"),
+        ("als-null-test", "null_test"),
+        ("als-sweep", "sweep"),
     ],
 )
 def test_console_scripts(script: str, target: str) -> None:

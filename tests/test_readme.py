@@ -6,7 +6,16 @@ from pathlib import Path
 
 import torch
 
-from als.cli import collect_states, compare_runs, compute_steering_vector, create_chart, create_subsets, main
+from als.cli import (
+    collect_states,
+    compare_runs,
+    compute_steering_vector,
+    create_chart,
+    create_subsets,
+    main,
+    null_test,
+    sweep,
+)
 from als.cli.options import parse
 from als.vectors import SteeringVector, save_vector
 
@@ -30,7 +39,8 @@ def test_the_python_example_steers(smollm2, smollm2_path, tmp_path, capsys) -> N
 
 
 def test_the_flags_in_the_tables_exist() -> None:
-    commands = (main, collect_states, compute_steering_vector, create_subsets, create_chart, compare_runs)
+    commands = (main, collect_states, compute_steering_vector, create_subsets, create_chart)
+    commands += (compare_runs, null_test, sweep)
     known = {f"--{name}" for command in commands for name in command.Config.__dataclass_fields__}
     known |= {"--help", "--fix", "--strict", "--quick"}  # of scripts/check.sh, of mypy, of scripts/bench.py
     known |= {"--multi_gpu", "--cpu", "--num_processes", "--mpirun_hostfile", "--nproc_per_node"}  # of the launchers
@@ -41,8 +51,9 @@ def test_the_flags_in_the_tables_exist() -> None:
 def test_the_commands_parse() -> None:
     text = README.replace("\\\n", " ")
     configs = {"main": main.Config, "collect_states": collect_states.Config}
-    configs["compute_steering_vector"] = compute_steering_vector.Config
+    configs |= {"compute_steering_vector": compute_steering_vector.Config, "sweep": sweep.Config}
+    configs["null_test"] = null_test.Config
     found = re.findall(r"^    python src/(\w+)\.py (.*)$", text, flags=re.MULTILINE)
-    assert [name for name, _ in found] == ["collect_states", "compute_steering_vector", "main"]
+    assert [name for name, _ in found] == ["collect_states", "compute_steering_vector", "main", "sweep", "null_test"]
     for name, arguments in found:
         parse(configs[name], shlex.split(arguments), prog="", description="")

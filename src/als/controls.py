@@ -67,7 +67,7 @@ def _shuffled(vector: SteeringVector, seed: int, states_dir: str | Path | None) 
     known = vector.metadata.get("problem_hashes")
     if known is not None and not {file.line.problem_hash for file in found if file.line} >= set(known):
         raise UserError(
-            f"--states_dir {str(folder)!r} lacks states that the vector was made from; give the folder that it was made "
+            f"--states_dir {str(folder)!r} lacks states that the vector was made from; give the folder it was made "
             "from, or make the vector again"
         )
     files, sample = choose(contrast, found, seed=seed, shuffled=seed)

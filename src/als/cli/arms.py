@@ -166,13 +166,14 @@ def run_folder(config: Config, prompt_idx: int) -> Path:
 
     Split, subset, engine, and for steered modes alpha, layer, tau and scale are named where they differ from the
     defaults, and the vector where the folder already belongs to a vector file of another name, so that runs
-    which differ in them never meet. --run_name takes the place of all that.
+    which differ in them never meet. --run_name takes the place of all that. Controls are always named.
     """
     root = run_root(config.output_dir, config.model_name_or_path, config.dataset)
     mode = root / f"{config.generation_mode}_eval"
+    control = [control_label(config)] if config.control else []
     if config.run_name:
-        return mode / f"prompt_{prompt_idx}_{config.run_name}"
-    name = "_".join([f"prompt_{prompt_idx}", *_distinctions(config)])
+        return mode / "_".join([f"prompt_{prompt_idx}", config.run_name, *control])
+    name = "_".join([f"prompt_{prompt_idx}", *_distinctions(config), *control])
     if config.steers and _vector_of(mode / name) not in (None, config.vector_path(prompt_idx).name):
         name += f"_{config.vector_path(prompt_idx).stem}"
     return mode / name
@@ -192,7 +193,6 @@ def _distinctions(config: Config) -> list[str]:
         parts += [config.alpha_scale] if config.alpha_scale != "raw" else []
         parts += [f"layer{config.layer_idx}"] if config.layer_idx != -2 else []
         parts += [f"tau{tau}"] if config.similarity_threshold != 0.1 else []
-        parts += [control_label(config)] if config.control else []
     parts += ["vllm"] if config.engine == "vllm" else []
     return parts
 
