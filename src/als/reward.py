@@ -48,8 +48,11 @@ def verify(engine: Engine, answers: Sequence[tuple[str, str]], *, max_new_tokens
     return [dict(zip(CHECKS, passed[i : i + len(CHECKS)], strict=True)) for i in range(0, len(prompts), len(CHECKS))]
 
 
-def check_verifiers(engine: Engine, problems: Sequence[Problem], *, max_new_tokens: int) -> None:
+def check_verifiers(engine: Engine, problems: Sequence[Problem], *, max_new_tokens: int) -> int:
     """Make sure, before a long run, that the verifiers' prompts will fit, with answer and verdict at their longest.
+
+    Returns:
+        Tokens that such a prompt may have, the answer in it included.
 
     Raises:
         UserError: they will not.
@@ -59,7 +62,7 @@ def check_verifiers(engine: Engine, problems: Sequence[Problem], *, max_new_toke
         for problem in problems
         for check in CHECKS
     ]
-    engine.check_prompts(prompts, max_new_tokens=2 * max_new_tokens)
+    return engine.check_prompts(prompts, max_new_tokens=2 * max_new_tokens) + max_new_tokens
 
 
 def approvals(verdicts: Verdicts) -> int:

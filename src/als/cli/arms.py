@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import FolderConfig
-from als.cli.pipeline import fit_prompts, identity, record, run_root, shard
+from als.cli.pipeline import check_context, identity, record, run_root, shard
 
 if TYPE_CHECKING:
     from als.cli.main import Config
@@ -131,14 +131,11 @@ def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> li
 def check(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> None:
     """Make sure that vectors fit the model, and prompts and verifiers its context."""
     from als.generation.solve import prepare
-    from als.reward import check_verifiers
 
     settings = {arm.prompt_idx: arm.settings(engine) for arm in arms}  # which also holds every vector against the model
     prompts = [text for each in settings.values() for text in prepare(engine, problems, each).prompts]
-    fit_prompts(arms[0].config, engine, prompts)
-    for arm in arms:
-        if arm.config.generation_mode == "latentseek":
-            check_verifiers(engine, problems, max_new_tokens=arm.config.max_new_tokens)
+    verifies = any(arm.config.generation_mode == "latentseek" for arm in arms)
+    check_context(arms[0].config, engine, problems, prompts, verifies=verifies)
 
 
 def _run(arm: Arm, engine: Engine, problems: list[Problem]) -> Json | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
-from als.cli.pipeline import exit_code, fit_prompts, identity, load_engine, read_problems, record, run_root, shard
+from als.cli.pipeline import check_context, exit_code, identity, load_engine, read_problems, record, run_root, shard
 from als.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ def run(config: Config) -> int:
     from als.benchmarks import find_benchmark
     from als.generation.settings import Settings
     from als.generation.solve import prepare
-    from als.reward import check_verifiers
     from als.states import StateFolder, samples_of
 
     problems = read_problems(config)
@@ -74,9 +73,8 @@ def run(config: Config) -> int:
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
     )
-    fit_prompts(config, engine, prepare(engine, problems, settings).prompts)
-    if config.label_by == "verifiers":
-        check_verifiers(engine, problems, max_new_tokens=config.max_new_tokens)
+    prompts = prepare(engine, problems, settings).prompts
+    check_context(config, engine, problems, prompts, verifies=config.label_by == "verifiers")
     threshold = config.good_example_threshold if config.label_by == "verifiers" else None
     fields = identity(
         config,

@@ -63,7 +63,7 @@ def _load_transformers(config: ModelConfig) -> TransformersEngine:
         allow_pickle=config.allow_pickle,
         trust_remote_code=config.trust_remote_code,
     )
-    return TransformersEngine(model, tokenizer, batch_size=config.batch_size or 1)  # see fit_prompts
+    return TransformersEngine(model, tokenizer, batch_size=config.batch_size or 1)  # see check_context
 
 
 def _load_vllm(config: ModelConfig) -> VllmEngine:
@@ -81,15 +81,28 @@ def _load_vllm(config: ModelConfig) -> VllmEngine:
     )
 
 
-def fit_prompts(config: ModelConfig, engine: Engine, prompts: Sequence[str]) -> None:
+def check_context(
+    config: ModelConfig, engine: Engine, problems: Sequence[Problem], prompts: Sequence[str], *, verifies: bool
+) -> None:
     """Make sure that prompts and answers fit into the model's context; with --batch_size auto, into memory too.
+
+    Args:
+        config: what says how long answers may be.
+        engine: of the model.
+        problems: those that the run is about.
+        prompts: everything that is put to the model as it is.
+        verifies: whether answers will go through the verifiers, whose prompts hold them.
 
     Raises:
         UserError: a prompt is too long.
     """
     import warnings
 
+    from als.reward import check_verifiers
+
     longest = engine.check_prompts(prompts, max_new_tokens=config.max_new_tokens)
+    if verifies:
+        longest = max(longest, check_verifiers(engine, problems, max_new_tokens=config.max_new_tokens))
     if config.batch_size is None and config.engine == "transformers":
         from als.engines.memory import fitting_batch_size
 
