@@ -144,13 +144,18 @@ def _trace_figure(run: Run, line: ResultLine) -> Any:
     axes.set_ylim(height, 0)
     axes.set_axis_off()
     most = max(abs(value) for value in tokens.cosines) or 1.0
-    colours = ScalarMappable(Normalize(-most, most), colormaps["coolwarm"])
+    scale, colours = Normalize(-most, most), colormaps["coolwarm"]
     for place, cosine, on in zip(places, tokens.cosines, tokens.steered, strict=True):
-        _draw_token(axes, place, colours.to_rgba(cosine), on=on)
+        _draw_token(axes, place, colours(float(scale(cosine))), on=on)
     verdict = "right" if line.correct else "wrong"
     axes.set_title(f"{run.name}, problem {line.index}: {verdict}", fontsize="medium")
     bar = figure.add_axes((0.3, 0.55 / size[1], 0.4, 0.12 / size[1]))
-    figure.colorbar(colours, cax=bar, orientation="horizontal", label="cos(h, v) before steering; underlined: steered")
+    figure.colorbar(
+        ScalarMappable(scale, colours),
+        cax=bar,
+        orientation="horizontal",
+        label="cos(h, v) before steering; underlined: steered",
+    )
     return figure
 
 

@@ -52,7 +52,8 @@ def _random(vector: SteeringVector, seed: int) -> Tensor:
     import torch
 
     drawn = torch.randn(vector.vector.shape, generator=torch.Generator().manual_seed(seed))
-    return drawn / drawn.norm(dim=-1, keepdim=True) * vector.vector.norm(dim=-1, keepdim=True)
+    norms: Tensor = vector.vector.norm(dim=-1, keepdim=True)
+    return torch.nn.functional.normalize(drawn, dim=-1) * norms
 
 
 def _shuffled(vector: SteeringVector, seed: int, states_dir: str | Path | None) -> Tensor:

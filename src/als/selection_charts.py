@@ -11,6 +11,8 @@ from typing import Any
 from als.charts import render
 from als.selection import Outcome
 
+COLOURS = "viridis"
+
 
 def draw_sweep(outcomes: Sequence[Outcome], chosen: Outcome) -> bytes:
     """The figure as PNG. The cell of alpha 0, which is the same everywhere, fills its column in every panel."""
@@ -18,6 +20,8 @@ def draw_sweep(outcomes: Sequence[Outcome], chosen: Outcome) -> bytes:
 
 
 def _figure(outcomes: Sequence[Outcome], chosen: Outcome) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys(_panel(o) for o in outcomes if o.cell.alpha != 0)) or [_panel(outcomes[0])]
@@ -27,15 +31,15 @@ def _figure(outcomes: Sequence[Outcome], chosen: Outcome) -> Any:
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     accuracies = [100 * o.accuracy for o in outcomes]
-    image = None
+    limits = (min(accuracies), max(accuracies))
     for axes, panel in zip(grid, panels, strict=True):
         cells = [o for o in outcomes if _panel(o) == panel or o.cell.alpha == 0]
-        image = _draw_panel(axes, cells, (layers, alphas), (min(accuracies), max(accuracies)))
+        _draw_panel(axes, cells, (layers, alphas), limits)
         axes.set_title(panel, fontsize="medium")
         if chosen in cells:
             _mark(axes, chosen, layers, alphas)
     grid[0].set_ylabel("layer")
-    figure.colorbar(image, ax=list(grid), label="accuracy, %")
+    figure.colorbar(ScalarMappable(Normalize(*limits), COLOURS), ax=list(grid), label="accuracy, %")
     figure.suptitle(f"{outcomes[0].n} problems; framed: chosen")
     return figure
 
@@ -47,7 +51,7 @@ def _panel(outcome: Outcome) -> str:
 
 def _draw_panel(
     axes: Any, cells: Sequence[Outcome], places: tuple[list[int], list[float]], limits: tuple[float, float]
-) -> Any:
+) -> None:
     import numpy as np
 
     layers, alphas = places
@@ -55,14 +59,13 @@ def _draw_panel(
     for outcome in cells:
         rows = slice(None) if outcome.cell.alpha == 0 else layers.index(outcome.cell.layer_idx)
         values[rows, alphas.index(outcome.cell.alpha)] = 100 * outcome.accuracy
-    image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", vmin=limits[0], vmax=limits[1])
+    axes.imshow(values, origin="lower", aspect="auto", cmap=COLOURS, vmin=limits[0], vmax=limits[1])
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize="x-small", color="white")
     axes.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
     axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
     axes.set_xlabel("alpha")
-    return image
 
 
 def _mark(axes: Any, chosen: Outcome, layers: list[int], alphas: list[float]) -> None:

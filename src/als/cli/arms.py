@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,12 +119,10 @@ def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> li
         The summary of each; None where other processes have not done their share yet.
     """
     check(arms, engine, problems)
-    with ExitStack() as opened:
-        for arm in arms:
-            fields, config = arm.identity(engine), arm.config
-            opened.enter_context(arm.folder.open(fields, resume=config.resume, overwrite=config.overwrite))
+    for arm in arms:  # opened again one at a time: a large grid has more folders than a process may hold open
+        with arm.folder.open(arm.identity(engine), resume=arm.config.resume, overwrite=arm.config.overwrite):
             arm.folder.check_problems(problems)
-        return [_run(arm, engine, problems) for arm in arms]
+    return [_run(arm, engine, problems) for arm in arms]
 
 
 def check(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> None:
@@ -142,12 +139,14 @@ def _run(arm: Arm, engine: Engine, problems: list[Problem]) -> Json | None:
     """Answer what has no line yet."""
     from als.generation import mode_function
 
-    own, done = shard(arm.config).share(problems), arm.folder.done()
-    todo = [problem for problem in own if problem.index not in done]
-    lines = mode_function(arm.config.generation_mode)(engine, todo, arm.settings(engine))
-    for _ in record(arm.config, arm.folder, own, _appended(arm.folder, lines), title=arm.title):
-        pass
-    summary = arm.folder.finish({problem.index for problem in problems})
+    own = shard(arm.config).share(problems)
+    with arm.folder.open(arm.identity(engine), resume=True):
+        done = arm.folder.done()
+        todo = [problem for problem in own if problem.index not in done]
+        lines = mode_function(arm.config.generation_mode)(engine, todo, arm.settings(engine))
+        for _ in record(arm.config, arm.folder, own, _appended(arm.folder, lines), title=arm.title):
+            pass
+        summary = arm.folder.finish({problem.index for problem in problems})
     print(f"results -> {arm.folder.path}" if summary else f"this share is done, others are not -> {arm.folder.path}")
     return summary
 
