@@ -117,10 +117,10 @@ def test_title_and_labels_split_what_is_shared_from_what_differs() -> None:
 
 def test_default_name_is_a_plain_and_short_file_name() -> None:
     log = log_at("o/A-openai/gsm8k/als_eval/prompt_0/logistics.pt")
-    assert default_name([log], 50) == "accuracy_A-on-openai-gsm8k_als-prompt_0_window50"
+    assert default_name([log], "accuracy", "window50") == "accuracy_A-on-openai-gsm8k_als-prompt_0_window50"
     many = [log_at(f"o/A-openai/gsm8k/als_eval/prompt_0/run{i}/logistics.pt") for i in range(20)]
-    assert len(default_name(many, 50)) <= 120
-    assert default_name(many, 50) != default_name(many[:-1], 50)
+    assert len(default_name(many, "accuracy", "window50")) <= 120
+    assert default_name(many, "accuracy", "window50") != default_name(many[:-1], "accuracy", "window50")
 
 
 def test_draw_one_and_several(tmp_path: Path) -> None:
