@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from als.cli import compare_runs
-from als.comparison import Comparison, compare, labels, markdown, read_arm
+from als.comparison import Comparison, compare, labels, read_arm
 from als.comparison_charts import draw_comparison
+from als.comparison_report import markdown, to_json
 from als.errors import UserError
 from als.records import Completion, Problem, ResultLine, Verdict, failure_line, result_line
 from als.runlog import RunFolder
@@ -100,7 +101,7 @@ def test_known_flips_are_counted(tmp_path: Path, helped: int, harmed: int) -> No
     assert one.interval is not None
     assert one.interval[0] < one.difference < one.interval[1]
     assert [arm.correct for arm in comparison.arms] == [100, 100 + helped - harmed]
-    written = comparison.to_json()["differences"][0]
+    written = to_json(comparison)["differences"][0]
     assert written["helped_indices"] == [i for i in range(200) if other[i] and not HALF[i]]
     assert written["harmed_indices"] == [i for i in range(200) if HALF[i] and not other[i]]
 
@@ -166,7 +167,7 @@ def test_what_cannot_be_computed_is_null(tmp_path: Path, right: bool, seconds: f
     assert [arm.relative_accuracy_per_second for arm in comparison.arms] == [None, None]
     assert comparison.differences[0].interval is None
     assert comparison.differences[0].detectable is None
-    json.dumps(comparison.to_json(), allow_nan=False)
+    json.dumps(to_json(comparison), allow_nan=False)
     text = markdown(comparison)
     assert "nan" not in text.lower()
     assert "None" not in text
@@ -301,7 +302,7 @@ def test_the_conclusion_in_words(tmp_path: Path) -> None:
         (3, 1, r".*\(80 % power\)\. So few problems changed that the interval is rough: go by p\."),
     ):
         other = write_run(tmp_path / str(helped) / OTHER, flipped(HALF, helped=helped, harmed=harmed))
-        text = compared(first, other).to_json()["differences"][0]["conclusion"]
+        text = to_json(compared(first, other))["differences"][0]["conclusion"]
         values = (
             rf"{(helped - harmed) / 2:+.1f} points \[.*\], {helped} helped, {harmed} harmed, p (= 0\.\d+|< 0\.0001): "
         )

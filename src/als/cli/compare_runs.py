@@ -48,7 +48,8 @@ class Config:
 
 def run(config: Config) -> int:
     """Print the comparison as Markdown, and write the files that were asked for."""
-    from als.comparison import compare, markdown, read_arm
+    from als.comparison import compare, read_arm
+    from als.comparison_report import markdown
 
     arms = [read_arm(path) for path in config.runs]
     comparison = compare(arms, resamples=config.resamples, seed=config.seed, allow_mismatch=config.allow_mismatch)
@@ -59,14 +60,14 @@ def run(config: Config) -> int:
 
 
 def _write_files(config: Config, comparison: Comparison) -> list[Path]:
-    from als.comparison import markdown
     from als.comparison_charts import draw_comparison
+    from als.comparison_report import markdown, to_json
     from als.files import replace_bytes
 
     written = []
     if config.output_dir is not None:
         folder = Path(config.output_dir).expanduser()
-        as_json = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        as_json = json.dumps(to_json(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         for name, text in (("comparison.md", markdown(comparison)), ("comparison.json", as_json)):
             _write("output_dir", folder / name, partial(replace_bytes, content=text.encode(), what="comparison"))
             written.append(folder / name)

@@ -10,6 +10,7 @@ be looked at like any other run. The model is loaded once.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import shlex
@@ -84,7 +85,7 @@ class Config(FolderConfig, VectorConfig, DataConfig, ModelConfig):
 def _numbers(flag: str, text: str) -> list[float | None]:
     try:
         return [number_or_none(part) for part in text.split(",")]
-    except Exception as error:  # argparse's own kind, for a value that argparse has not read
+    except argparse.ArgumentTypeError as error:
         raise UserError(f"--{flag} {text!r}: {error}; expected numbers separated by commas") from None
 
 
