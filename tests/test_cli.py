@@ -39,7 +39,7 @@ def vector(here) -> Callable[..., str]:
     import torch
 
     def write(name: str = "v.pt", *, layers: int = LAYERS, hidden: int = HIDDEN, value: float = 0.5) -> str:
-        torch.save({"vector": torch.full((layers, hidden), value), "metadata": {}}, here / name)
+        torch.save({"vector": torch.full((layers, hidden), value), "metadata": {"problem_hashes": []}}, here / name)
         return name
 
     return write
@@ -252,6 +252,11 @@ def test_settings_that_are_refused(content, words, tiny_path, vector, here, caps
     (here / "chosen.json").write_text(content)
     arguments = als(tiny_path, vector(), "--prompts_to_run", "0", "--settings", "chosen.json")
     assert words in refused(main, *arguments, capsys=capsys, here=here)
+
+
+def test_a_control_seed_below_zero(tiny_path, vector, here, capsys) -> None:
+    arguments = als(tiny_path, vector(), "--control", "random", "--control_seed", "-1")
+    assert "--control_seed" in refused(main, *arguments, capsys=capsys, here=here)
 
 
 def test_controls_belong_to_modes_that_steer(tiny_path, here, capsys) -> None:

@@ -20,7 +20,7 @@ def test_a_random_control_has_the_norm_of_every_layer_and_another_direction() ->
     torch.testing.assert_close(control.vector.norm(dim=-1), VECTOR.vector.norm(dim=-1))
     cosines = torch.cosine_similarity(control.vector, VECTOR.vector)
     assert (cosines.abs() < 0.5).all()
-    assert control.metadata == {"n_good": 3, "control": "random", "control_seed": 3}
+    assert control.metadata == VECTOR.metadata | {"control": "random", "control_seed": 3, "control_of": VECTOR.sha256}
 
 
 def test_random_controls_differ_by_seed_and_are_made_again_alike() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from als.benchmarks import load_problems
 from als.cli import compute_steering_vector, create_chart, main, null_test, sweep
+from als.errors import UserError
 from als.runlog import read_json, read_lines
 from als.vectors import SteeringVector, load_vector, save_vector
 from conftest import TINY_HIDDEN, TINY_LAYERS
@@ -48,8 +49,8 @@ def folders(mode: str = "als") -> list[str]:
     return sorted(path.parent.name for path in (RUNS / f"{mode}_eval").glob("*/summary.json"))
 
 
-def vectors_used(mode: str = "als") -> set[str]:
-    return {read_json(RUNS / f"{mode}_eval" / name / "config.json")["vector_sha256"] for name in folders(mode)}
+def configurations() -> list[dict[str, object]]:
+    return [read_json(RUNS / "als_eval" / name / "config.json") for name in folders()]
 
 
 # --- Null controls
@@ -61,7 +62,8 @@ def test_a_null_test_runs_everything_and_says_where_the_vector_stands(here, opti
     controls = ["negative", "random0", "random1", "random2", "shuffled0", "shuffled1", "shuffled2"]
     assert folders() == ["prompt_0", *(f"prompt_0_{name}" for name in controls)]
     assert folders("greedy_cot") == ["prompt_0"]
-    assert len(vectors_used()) == 8
+    assert len({config["vector_sha256"] for config in configurations()}) == 1  # that of v, whatever it is controlled by
+    assert {config.get("control") for config in configurations()} == {None, *controls}
     assert "random: rank 4 of 4, permutation p = 1.000" in capsys.readouterr().out
     report = read_json(RUNS / "als_eval/prompt_0/null_test.json")
     assert [(s["kind"], s["rank"], s["p"]) for s in report["standings"]] == [
@@ -117,10 +119,40 @@ def test_shuffled_controls_shuffle_the_labels_of_the_vectors_states(here, option
         assert closest < 1e-4
 
 
+def test_shuffled_labels_move_by_problem_or_within_it() -> None:
+    import numpy as np
+
+    from als.contrast import shuffle_labels
+
+    problems = np.repeat(np.arange(30), 4)
+    good = np.repeat(np.arange(30) < 12, 4) ^ (np.arange(120) % 8 == 0)
+    whole = shuffle_labels(good, problems, within_problem=False, seed=1)
+    assert not np.array_equal(whole, good)
+    rows = sorted(map(tuple, good.reshape(30, 4).tolist()))
+    assert sorted(tuple(sorted(row)) for row in whole.reshape(30, 4).tolist()) == sorted(
+        tuple(sorted(row)) for row in rows
+    )
+    within = shuffle_labels(good, problems, within_problem=True, seed=1)
+    assert not np.array_equal(within, good)
+    assert within.reshape(30, 4).sum(axis=1).tolist() == good.reshape(30, 4).sum(axis=1).tolist()
+
+
+def test_states_that_came_later_make_no_shuffled_control(here) -> None:
+    from als.controls import control_vector
+
+    vector = load_vector("v.pt")
+    before = control_vector(vector, "shuffled", seed=3).vector
+    save_file({"mean_state": torch.randn(TINY_LAYERS, TINY_HIDDEN)}, here / "hidden_states/idx_99_good.safetensors")
+    assert torch.equal(control_vector(vector, "shuffled", seed=3).vector, before)
+    (here / "hidden_states/idx_3_good.safetensors").unlink()
+    with pytest.raises(UserError, match="lacks 1 of the 12 states"):
+        control_vector(vector, "shuffled", seed=3)
+
+
 def test_states_of_something_else_make_no_shuffled_control(here, options, capsys) -> None:
     other = here / "other"
     other.mkdir()
-    for i in range(4):
+    for i in range(2 * EXAMPLES):
         save_file({"mean_state": torch.randn(2, 8)}, other / f"idx_{i}_{'good' if i % 2 else 'bad'}.safetensors")
     run = [*options, "--generation_mode", "als", "--prompts_to_run", "0", "--control", "shuffled"]
     assert main.main([*run, "--states_dir", "other"]) == 2
@@ -171,6 +203,45 @@ def test_a_sweep_goes_on_and_can_end_with_the_test(here, options, capsys) -> Non
     assert sweep.main([*arguments, "--resume", "--final"]) == 0
     assert [name for name in folders() if "train" not in name] == ["prompt_0_alpha0_layer2_taunone"]
     assert "accuracy, 95 % Wilson interval" in capsys.readouterr().out
+
+
+def test_two_processes_share_a_sweep_and_the_last_one_chooses(here, options, capsys) -> None:
+    """The first has finished its share of all cells before the second begins."""
+    grid = ["--alphas", "0,0.5", "--layers", "1", "--thresholds", "none", "--scales", "raw"]
+    arguments = [*options, *grid, "--selection_range", "0:4"]
+    assert sweep.main([*arguments, "--shard", "1/2"]) == 0
+    assert "the last one to finish chooses" in capsys.readouterr().out
+    assert not (RUNS / "als_sweep/prompt_0/chosen.json").exists()
+    assert sweep.main([*arguments, "--shard", "2/2"]) == 0
+    said = capsys.readouterr().out
+    assert "--shard" not in said[said.index("python src/main.py") :]
+    assert read_json(RUNS / "als_sweep/prompt_0/chosen.json")["n"] == 4
+    assert sweep.main([*arguments, "--shard", "1/2", "--final", "--resume"]) == 2
+
+
+def test_settings_are_not_chosen_on_the_test(here, options, capsys) -> None:
+    arguments = [*options, "--alphas", "0.5", "--layers", "1", "--selection_split", "test"]
+    assert sweep.main([*arguments, "--selection_range", "2:6"]) == 2  # the test are problems 0 to 3
+    assert "2 of these 4 problems are among the test's" in capsys.readouterr().err
+    assert not RUNS.exists()
+    assert sweep.main([*arguments, "--selection_range", "4:6", "--thresholds", "none", "--scales", "raw"]) == 0
+
+
+def test_another_sweeps_choice_is_not_replaced(here, options, capsys) -> None:
+    grid = ["--alphas", "0", "--layers", "1", "--thresholds", "none", "--scales", "raw"]
+    assert sweep.main([*options, *grid, "--selection_range", "0:2"]) == 0
+    before = (RUNS / "als_sweep/prompt_0/chosen.json").read_bytes()
+    assert sweep.main([*options, *grid, "--selection_range", "2:4", "--resume"]) == 2
+    assert "selection_range: then '0:2', now '2:4'" in capsys.readouterr().err
+    assert (RUNS / "als_sweep/prompt_0/chosen.json").read_bytes() == before
+    assert sweep.main([*options, *grid, "--selection_range", "2:4", "--resume", "--run_name", "other"]) == 0
+
+
+def test_settings_chosen_for_another_vector_are_told(here, options, capsys) -> None:
+    (here / "chosen.json").write_text(json.dumps({"alpha": 0.5, "vector_sha256": "0" * 16}))
+    run = [*options, "--generation_mode", "als", "--prompts_to_run", "0", "--settings", "chosen.json"]
+    assert main.main(run) == 0
+    assert "chosen for another vector" in capsys.readouterr().err
 
 
 def test_flags_win_over_settings(here, options) -> None:

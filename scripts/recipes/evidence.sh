@@ -20,8 +20,11 @@ for dataset in "${DATASETS[@]}"; do
         run "$python" "$root/src/null_test.py" "${steered[@]}" --run_name chosen --controls "${CONTROLS:-20}" \
             --kinds "${kinds[@]}" --settings "$runs/als_sweep/prompt_$prompt/chosen.json" \
             ${N_TEST:+--end_data_idx "$N_TEST"} "${common[@]}"
-        run "$python" "$root/src/compare_runs.py" "$runs/greedy_cot_eval/prompt_${prompt}_chosen" \
-            "$runs/greedy_cot_eval/prompt_${prompt}_again" "$runs/als_eval/prompt_${prompt}_chosen" \
-            --output_dir "$runs/comparison/prompt_$prompt" --figure "$runs/comparison/prompt_$prompt/comparison.png"
+        # One comparison each: the repetition is no arm that p-values should be corrected for.
+        for other in "greedy_cot_eval/prompt_${prompt}_again" "als_eval/prompt_${prompt}_chosen"; do
+            page=$runs/comparison/prompt_$prompt/${other%%_eval*}
+            run "$python" "$root/src/compare_runs.py" "$runs/greedy_cot_eval/prompt_${prompt}_chosen" "$runs/$other" \
+                --output_dir "$page" --figure "$page/comparison.png"
+        done
     done
 done

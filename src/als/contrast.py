@@ -36,9 +36,19 @@ class Contrast:
 
     @classmethod
     def of_vector(cls, metadata: Mapping[str, Any]) -> Contrast:
-        """How a vector was made, as its file says; what the file does not say was the default."""
+        """How a vector was made, as its file says; what the file does not say was the default.
+
+        Raises:
+            UserError: in a way that is not known.
+        """
         known = {field.name: metadata.get(field.name) for field in fields(cls)}
-        return cls(**{name: value for name, value in known.items() if value is not None})
+        contrast = cls(**{name: value for name, value in known.items() if value is not None})
+        if contrast.method not in ("mean_diff", *FITS) or contrast.averaging_method not in ("mean", "ema"):
+            raise UserError(
+                f"the vector's file says it was made by --method {contrast.method!r} with --averaging_method "
+                f"{contrast.averaging_method!r}, which this version does not know; make the vector again"
+            )
+        return contrast
 
     def weights(self, good: Bools, problems: Ints, tokens: Floats | None) -> Floats:
         """[N] how much each answer counts; see `estimation`."""
@@ -72,8 +82,7 @@ def choose(
                 "give the folder that collect_states made, or leave it out"
             )
     if shuffled is not None:
-        groups = problems if contrast.within_problem else np.zeros_like(problems)
-        good = shuffle_labels(good, groups, seed=shuffled)
+        good = shuffle_labels(good, problems, within_problem=contrast.within_problem, seed=shuffled)
     weights = contrast.weights(good, problems, tokens)
     used = weights > 0
     if not used.any():
@@ -84,13 +93,22 @@ def choose(
     return files, Sample(good, problems, blocks, weights[used], contrast.within_problem)
 
 
-def shuffle_labels(good: Bools, groups: Ints, *, seed: int) -> Bools:
-    """The labels of each group, dealt out at random among its answers: [N]."""
+def shuffle_labels(good: Bools, problems: Ints, *, within_problem: bool, seed: int) -> Bools:
+    """Labels dealt out at random: [N].
+
+    What is alike stays alike: a problem's labels move together, to a problem with equally many answers, so that easy
+    problems are still good all over. Within problems, labels change places among a problem's answers instead.
+    """
     generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(problems == problem) for problem in np.unique(problems)]
     dealt = good.copy()
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
-        dealt[members] = generator.permutation(good[members])
+    if within_problem:
+        for own in members:
+            dealt[own] = generator.permutation(good[own])
+        return dealt
+    for answers in {len(own) for own in members}:
+        rows = np.array([own for own in members if len(own) == answers])  # [problems, answers]
+        dealt[rows] = good[generator.permutation(rows)]
     return dealt
 
 

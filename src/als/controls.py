@@ -44,7 +44,9 @@ def control_vector(
         made = _random(vector, seed)
     else:
         made = _shuffled(vector, seed, states_dir)
-    return replace(vector, vector=made, metadata={**vector.metadata, "control": kind, "control_seed": seed})
+    # The control is known by what it is made of: its own last digits depend on the machine that computed it.
+    about = {"control": kind, "control_seed": seed, "control_of": vector.sha256}
+    return replace(vector, vector=made, metadata={**vector.metadata, **about})
 
 
 def _random(vector: SteeringVector, seed: int) -> Tensor:
@@ -64,13 +66,16 @@ def _shuffled(vector: SteeringVector, seed: int, states_dir: str | Path | None) 
     folder = states_dir or vector.metadata.get("states_dir")
     if not isinstance(folder, str | Path):
         raise UserError("the vector's file does not say where its states are; give --states_dir for shuffled controls")
-    contrast, found = Contrast.of_vector(vector.metadata), find_states(Path(folder))
-    known = vector.metadata.get("problem_hashes")
-    if known is not None and not {file.line.problem_hash for file in found if file.line} >= set(known):
-        raise UserError(
-            f"--states_dir {str(folder)!r} lacks states that the vector was made from; give the folder it was made "
-            "from, or make the vector again"
-        )
+    contrast = Contrast.of_vector(vector.metadata)
+    found = find_states(Path(folder), skip_bad=bool(vector.metadata.get("skip_bad")))
+    indices = vector.metadata.get("state_indices")
+    if isinstance(indices, list):  # the folder may have grown since
+        found = [file for file in found if file.index in set(indices)]
+        if len(found) < len(indices):
+            raise UserError(
+                f"--states_dir {str(folder)!r} lacks {len(indices) - len(found)} of the {len(indices)} states that the "
+                "vector was made from; give the folder it was made from, or make the vector again"
+            )
     files, sample = choose(contrast, found, seed=seed, shuffled=seed)
     made = make_estimate(contrast, files, sample, seed=seed, checked=False).vector
     if made.shape != vector.vector.shape:

@@ -33,6 +33,8 @@ def check_leakage(vector: SteeringVector, problems: Sequence[Problem], *, allowe
     Raises:
         UserError: there are some, and that is not allowed.
     """
+    if "problem_hashes" not in vector.metadata:
+        warnings.warn("the vector does not know its problems: whether it was made from these is unknown", stacklevel=2)
     same, alike = seen_problems(vector, problems)
     if same and not allowed:
         raise UserError(

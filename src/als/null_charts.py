@@ -45,7 +45,7 @@ def _figure(standings: Sequence[Standing], unsteered: float, n: int) -> Any:
 
 def _draw_kind(axes: Any, standing: Standing, place: int) -> None:
     for accuracy, count in Counter(standing.controls).items():
-        heights = [place + 0.12 * i for i in range(count)]
+        heights = [place + min(0.12, 0.7 / count) * i for i in range(count)]
         axes.plot([100 * accuracy] * count, heights, "o", color="tab:blue", markersize=5, clip_on=False)
 
 

@@ -116,7 +116,6 @@ class RunFolder:
             self._held.enter_context(self._lock(self.path / LOCK, kind))
             write_json(self.path / CONFIG, config, replace=False)  # processes may start together
             self._check_same(config)
-            (self.path / SUMMARY).unlink(missing_ok=True)  # it says that a run is done, and this one goes on
             self._file = self._held.enter_context(self._own.open("ab", buffering=0))
             _flock(self._file, fcntl.LOCK_EX, self._own)
             _drop_torn_line(self._own)
@@ -174,6 +173,7 @@ class RunFolder:
     def append(self, line: ResultLine) -> None:
         """Write one line; it is on the disk when this returns."""
         assert self._file is not None, "open() comes first"
+        (self.path / SUMMARY).unlink(missing_ok=True)  # it says that a run is done, and this one goes on
         content = _as_bytes(line)
         if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, "No space left on device", str(self._own))
@@ -215,8 +215,9 @@ class RunFolder:
         return summary
 
     def close(self) -> None:
-        """Give back the locks and the file."""
+        """Give back the locks, the file and the memory of the lines."""
         self._held.close()
+        self._lines = {}
 
     def __enter__(self) -> RunFolder:
         return self

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.cli.options import FolderConfig
+from als.cli.options import FolderConfig, shared
 from als.cli.pipeline import check_context, identity, record, run_root, shard
 
 if TYPE_CHECKING:
@@ -91,10 +91,29 @@ def load_steering_vector(config: Config, prompt_idx: int, problems: Sequence[Pro
     if not config.steers:
         return None
     vector = load_vector(config.vector_path(prompt_idx))
+    check_settings(config, vector)
     check_leakage(vector, problems, allowed=config.allow_leakage)
     if config.control is None:
         return vector
     return control_vector(vector, config.control, seed=config.control_seed, states_dir=config.states_dir)
+
+
+def check_settings(config: Config, vector: SteeringVector) -> None:
+    """Warn where --settings were chosen for another vector."""
+    from als.runlog import read_json
+
+    if config.settings is None:
+        return
+    chosen_for = read_json(Path(config.settings).expanduser()).get("vector_sha256")
+    if chosen_for not in (None, vector.sha256):
+        warnings.warn(f"--settings {config.settings!r} were chosen for another vector than this one", stacklevel=2)
+
+
+def run_config(config: Any, **fields: Any) -> Config:
+    """The main command with another command's options and these."""
+    from als.cli.main import Config
+
+    return Config(**shared(config, Config) | {"prompts_to_run": (config.solver_prompt_idx,)} | fields)
 
 
 def make_arm(config: Config, prompt_idx: int, vector: SteeringVector | None) -> Arm:
@@ -122,7 +141,9 @@ def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> li
     for arm in arms:  # opened again one at a time: a large grid has more folders than a process may hold open
         with arm.folder.open(arm.identity(engine), resume=arm.config.resume, overwrite=arm.config.overwrite):
             arm.folder.check_problems(problems)
-    return [_run(arm, engine, problems) for arm in arms]
+    summaries = [_run(arm, engine, problems) for arm in arms]
+    # Whoever shares the run may have finished an arm after this process had; the last one sees all of them complete.
+    return [summary or _finish(arm, engine, problems) for arm, summary in zip(arms, summaries, strict=True)]
 
 
 def check(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> None:
@@ -149,6 +170,12 @@ def _run(arm: Arm, engine: Engine, problems: list[Problem]) -> Json | None:
         summary = arm.folder.finish({problem.index for problem in problems})
     print(f"results -> {arm.folder.path}" if summary else f"this share is done, others are not -> {arm.folder.path}")
     return summary
+
+
+def _finish(arm: Arm, engine: Engine, problems: Sequence[Problem]) -> Json | None:
+    """The summary of an arm whose own share is done, if all others are by now."""
+    with arm.folder.open(arm.identity(engine), resume=True):
+        return arm.folder.finish({problem.index for problem in problems})
 
 
 def _appended(folder: RunFolder, lines: Iterator[ResultLine]) -> Iterator[ResultLine]:
@@ -235,7 +262,7 @@ def _steering_fields(config: Config, prompt_idx: int, vector: SteeringVector) ->
         more["allow_leakage"] = True
     return more | {
         "vector": config.vector_path(prompt_idx).name,
-        "vector_sha256": vector.sha256,
+        "vector_sha256": vector.metadata.get("control_of", vector.sha256),
         "alpha": config.alpha,
         "alpha_scale": config.alpha_scale,
         "layer_idx": config.layer_idx,

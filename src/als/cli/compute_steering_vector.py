@@ -85,7 +85,7 @@ def run(config: Config) -> int:
     files, sample = choose(contrast, found, seed=config.seed)
     estimate = make_estimate(contrast, files, sample, seed=config.seed)
     diagnostics = diagnose(sample, estimate, lengths(files))
-    metadata = _metadata(config, files, estimate, diagnostics)
+    metadata = _metadata(config, files, estimate, diagnostics) | {"state_indices": [file.index for file in found]}
     try:
         save_vector(output, SteeringVector(estimate.vector, metadata))
     except OSError as error:

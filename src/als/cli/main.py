@@ -68,6 +68,7 @@ class Config(FolderConfig, StrengthConfig, VectorConfig, DataConfig, ModelConfig
         if self.steers and self.vector_name_template is None:
             steered = "--sc_steered" if self.sc_steered else f"--generation_mode {self.generation_mode}"
             raise UserError(f"{steered} needs a vector: give --vector_name_template")
+        check(0 <= self.control_seed < 2**63, "control_seed", self.control_seed, "from 0 to below 2**63")
         if self.control is not None and not self.steers:
             raise UserError(f"--control {self.control} belongs to a mode that steers, not to {self.generation_mode!r}")
 

@@ -13,11 +13,11 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_started
+from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_started, run_config
 from als.cli.main import Config as RunConfig
-from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command, shared
+from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
 from als.cli.pipeline import exit_code, load_engine, read_problems
 from als.cli.steering_options import StrengthConfig, VectorConfig
 from als.controls import CONTROLS
@@ -58,16 +58,20 @@ class Control:
 
 
 REPORT = "null_test"
+CHOSEN_FOR_V = (
+    "The settings were chosen with v, and the controls run with the same: p is smaller than if each control had been "
+    "given settings of its own."
+)
 
 
 def run(config: Config) -> int:
     """Run everything, then say where the vector stands."""
     idx = config.solver_prompt_idx
-    steered = _run_config(config)
+    steered = run_config(config)
     problems = read_problems(steered, config.fixed_subset_path)
     vector = load_steering_vector(steered, idx, problems)
     assert vector is not None, "the mode steers"
-    plain = make_arm(_run_config(config, generation_mode="greedy_cot"), idx, None)
+    plain = make_arm(run_config(config, generation_mode="greedy_cot"), idx, None)
     controls = _controls(config, steered, vector)
     arms = [plain, make_arm(steered, idx, vector), *(control.arm for control in controls)]
     refuse_started(config, arms)
@@ -78,11 +82,6 @@ def run(config: Config) -> int:
     finished = [summary for summary in summaries if summary is not None]
     _report(config, arms, controls, finished)
     return exit_code(finished)
-
-
-def _run_config(config: Config, **fields: Any) -> RunConfig:
-    """The main command with this command's options and these."""
-    return RunConfig(**shared(config, RunConfig) | {"prompts_to_run": (config.solver_prompt_idx,)} | fields)
 
 
 def _controls(config: Config, steered: RunConfig, vector: SteeringVector) -> list[Control]:
@@ -119,6 +118,8 @@ def _report(config: Config, arms: Sequence[Arm], controls: Sequence[Control], su
     standings = _standings(config, steered["accuracy"], list(zip(kinds, summaries[2:], strict=True)))
     table = runs_table([(arm.title, summary) for arm, summary in zip(arms, summaries, strict=True)])
     text = f"{table}\n\n{markdown(standings, n=steered['n'])}"
+    if config.settings is not None:
+        text += f"\n\n{CHOSEN_FOR_V}"
     content = {
         "n": steered["n"],
         "runs": [str(arm.folder.path) for arm in arms],

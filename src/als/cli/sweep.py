@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_started
+from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_started, run_config
 from als.cli.main import Config as RunConfig
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command, shared
 from als.cli.pipeline import exit_code, load_engine, read_problems, run_root
@@ -28,8 +28,10 @@ from als.errors import UserError
 from als.generation import STEERED_MODES
 
 if TYPE_CHECKING:
+    from als.records import Problem
     from als.runlog import Json
     from als.selection import Cell, Outcome
+    from als.vectors import SteeringVector
 
 CHOSEN = "chosen.json"
 TABLE = "sweep.csv"
@@ -57,6 +59,8 @@ class Config(FolderConfig, VectorConfig, DataConfig, ModelConfig):
         self.check_vector()
         self.cells([0])
         self.selection()
+        if self.final and self.processes > 1:
+            raise UserError("--final is for one process alone, the one that chooses; run the printed command instead")
 
     def cells(self, layers: Sequence[int]) -> list[Cell]:
         """The grid, at these layers.
@@ -94,9 +98,16 @@ def run(config: Config) -> int:
     from als.models import decoder_blocks
     from als.selection import best, choose, parse_layers
 
-    idx, selection = config.solver_prompt_idx, _main_config(config, _selection_fields(config))
+    idx, selection = config.solver_prompt_idx, run_config(config, **_selection_fields(config))
     problems = read_problems(selection)
+    test = run_config(config, run_name=None)
+    test_problems = read_problems(test, test.fixed_subset_path)
+    _check_held_out(config, problems, test_problems)
     vector = load_steering_vector(selection, idx, problems)
+    assert vector is not None, "the mode steers"
+    _refuse_other_choice(config, vector)
+    if config.final:
+        load_steering_vector(test, idx, test_problems)  # what would stop the test should not wait for the grid
     engine = load_engine(config)
     cells = config.cells(parse_layers(config.layers, len(decoder_blocks(engine.model))))
     arms = [make_arm(dataclasses.replace(selection, **dataclasses.asdict(cell)), idx, vector) for cell in cells]
@@ -112,6 +123,40 @@ def run(config: Config) -> int:
     return max(exit_code(summaries), _finish(config, chosen, engine))
 
 
+def _check_held_out(config: Config, selection: list[Problem], test: list[Problem]) -> None:
+    """Raise a UserError where settings would be chosen on problems of the test."""
+    tested = {problem.problem_hash for problem in test}
+    if both := sum(problem.problem_hash in tested for problem in selection):
+        raise UserError(
+            f"--selection_split {config.selection_split} --selection_range {config.selection_range}: {both} of these "
+            f"{len(selection)} problems are among the test's, those of --split {config.split}; choose on others, or "
+            "cut the test down with --start_data_idx and --end_data_idx"
+        )
+
+
+def _refuse_other_choice(config: Config, vector: SteeringVector) -> None:
+    """Raise a UserError where the folder holds the choice of another sweep."""
+    from als.runlog import read_json
+
+    path = _folder(config) / CHOSEN
+    if config.overwrite or not path.exists():
+        return
+    then, now = read_json(path), _about(config, vector)
+    if differing := [name for name in now if then.get(name) != now[name]]:
+        fields = "; ".join(f"{name}: then {then.get(name)!r}, now {now[name]!r}" for name in differing)
+        raise UserError(f"{str(path)!r} was chosen otherwise ({fields}); give --run_name, or --overwrite to replace it")
+
+
+def _about(config: Config, vector: SteeringVector) -> dict[str, Any]:
+    """What a choice was made on and for."""
+    return {
+        "selection_split": config.selection_split,
+        "selection_range": config.selection_range,
+        "vector": config.vector_path(config.solver_prompt_idx).name,
+        "vector_sha256": vector.sha256,
+    }
+
+
 def _selection_fields(config: Config) -> dict[str, Any]:
     first, end = config.selection()
     return {
@@ -121,11 +166,6 @@ def _selection_fields(config: Config) -> dict[str, Any]:
         "fixed_subset_path": None,
         "run_name": None,  # it names the sweep; every cell has a folder of its own
     }
-
-
-def _main_config(config: Config, fields: dict[str, Any]) -> RunConfig:
-    """The main command with this command's options and these."""
-    return RunConfig(**shared(config, RunConfig) | {"prompts_to_run": (config.solver_prompt_idx,)} | fields)
 
 
 def _folder(config: Config) -> Path:
@@ -149,13 +189,8 @@ def _write(config: Config, arms: Sequence[Arm], outcomes: Sequence[Outcome], cho
     folder = _folder(config)
     replace_bytes(folder / TABLE, csv_table(outcomes, [str(arm.folder.path) for arm in arms]).encode(), what="table")
     replace_bytes(folder / HEAT_MAP, draw_sweep(outcomes, chosen), what="chart")
-    about = {
-        "selection_split": config.selection_split,
-        "selection_range": config.selection_range,
-        "vector": config.vector_path(config.solver_prompt_idx).name,
-        "vector_sha256": arms[0].vector.sha256 if arms[0].vector else None,
-    }
-    content = json.dumps(choice(chosen, top, outcomes) | about, indent=2) + "\n"
+    assert arms[0].vector is not None, "every arm steers"
+    content = json.dumps(choice(chosen, top, outcomes) | _about(config, arms[0].vector), indent=2) + "\n"
     replace_bytes(folder / CHOSEN, content.encode(), what="choice")
     print(markdown_table(outcomes, chosen, top))
     print(f"sweep -> {folder}")
@@ -165,11 +200,10 @@ def _finish(config: Config, chosen: Outcome, engine: Any) -> int:
     """Run the test, or say with which command to."""
     from als.stats import runs_table
 
-    settings = dataclasses.asdict(chosen.cell)
     if not config.final:
         print(f"the test has not been touched; to run it:\n    {_test_command(config)}")
         return 0
-    final = _main_config(config, {**settings, "run_name": None})
+    final = run_config(config, **dataclasses.asdict(chosen.cell) | {"run_name": None})
     problems = read_problems(final, final.fixed_subset_path)
     arm = make_arm(final, config.solver_prompt_idx, load_steering_vector(final, config.solver_prompt_idx, problems))
     refuse_started(config, [arm])
@@ -184,8 +218,8 @@ def _test_command(config: Config) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
     words = ["python", "src/main.py"]
     for name, value in shared(config, RunConfig).items():
-        if name not in ("resume", "overwrite", "run_name") and value != defaults[name]:
-            words += [f"--{name}", *([] if value is True else [str(value)])]
+        if name not in ("resume", "overwrite", "run_name", "shard") and value != defaults[name]:
+            words += [f"--{name}", *([] if value is True else ["auto" if value is None else str(value)])]
     words += ["--prompts_to_run", str(config.solver_prompt_idx), "--settings", str(_folder(config) / CHOSEN)]
     return shlex.join(words)
 
