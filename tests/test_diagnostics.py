@@ -93,6 +93,7 @@ def test_too_few_to_tell(n_good: int) -> None:
     columns = (told.split_half_cosine, told.auc, told.auc_low, told.auc_high, told.length_correlation)
     assert all(column == nothing for column in columns)
     assert told.best_auc_layer is None
+    assert told.judged_layers == [LAYERS - 2]
     assert all(told.v_norm)
     assert "fewer than 5" in "".join(cautions(told))
     json.dumps(told.to_json(), allow_nan=False)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from als.diagnostics import diagnose
 from als.estimation import (
@@ -23,6 +26,7 @@ from als.estimation import (
     pair_off,
 )
 from als.folds import BLOCKS, FOLDS, SPLITS, deal, halvings
+from als.stats import auc_interval
 
 LAYERS, HIDDEN = 3, 12
 METHODS = ("mean_diff", *FITS)
@@ -244,6 +248,9 @@ def test_held_out_scores_and_their_auc(case) -> None:
     np.testing.assert_allclose(result.scores, expected, atol=1e-4)
     told = diagnose(sample, result, None)
     assert told.auc == pytest.approx([roc_auc_score(sample.good, expected[:, layer]) for layer in range(LAYERS)])
+    _, low, high = auc_interval(expected, sample.good, sample.problems)
+    assert told.auc_low == pytest.approx(low, abs=1e-6)
+    assert told.auc_high == pytest.approx(high, abs=1e-6)
 
 
 def test_streaming_and_fitting_agree(case) -> None:
@@ -316,6 +323,17 @@ def test_lda_sees_through_what_varies_with_the_labels_alike() -> None:
     vector = estimated("lda", a_sample(good), states).vector[0]
     assert cosine(vector, fisher) > 0.9999
     assert vector[1] < -0.3 * vector[0] < 0
+
+
+def test_logistic_regression_is_in_the_units_of_the_states() -> None:
+    """Features of very unequal spread: the direction is the slope of what scikit-learn's pipeline predicts."""
+    good = random_labels(200)
+    states = states_along(*[1.0 * good] * 3) * np.geomspace(0.1, 10, HIDDEN, dtype=np.float32)
+    sample = a_sample(good)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / HIDDEN))
+    model.fit(states[:, 0], good, logisticregression__sample_weight=100 * sample.weights)
+    slope = model.decision_function(np.eye(HIDDEN)) - model.decision_function(np.zeros((1, HIDDEN)))
+    assert cosine(estimated("logistic", sample, states).vector[0], slope) > 0.9999
 
 
 def test_logistic_regression_counts_answers_by_their_weights() -> None:

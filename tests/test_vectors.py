@@ -66,11 +66,12 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     [
         {"mean_state": torch.full((LAYERS, HIDDEN), torch.nan)},
         {"mean_state": torch.zeros(LAYERS, HIDDEN, dtype=torch.float16)},
+        {"mean_state": torch.zeros(LAYERS, HIDDEN, dtype=torch.int32)},
         {"mean_state": torch.zeros(LAYERS, HIDDEN + 1)},
         {"mean_state": torch.zeros(HIDDEN)},
         {"other": torch.zeros(LAYERS, HIDDEN)},
     ],
-    ids=["nan", "dtype", "another size", "shape", "name"],
+    ids=["nan", "dtype", "dtype of the same size", "another size", "shape", "name"],
 )
 def test_a_bad_state_file_is_named(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     folder = write_states(tmp_path / "states", some_states())

@@ -294,24 +294,29 @@ def estimate_by_fits(
         checked: whether to compare halves and score answers too.
     """
     layers = states.shape[1]
-    vector = np.zeros(states.shape[1:], dtype=np.float32)
+    vector, norms = np.zeros(states.shape[1:], dtype=np.float32), np.zeros(layers, dtype=np.float32)
     enough = checked and is_enough(sample.good, sample.problems)
     split_half, scores = np.zeros(layers), np.zeros((len(states), layers))
     for layer in progress(range(layers)):
         here = _of_layer(states, layer, sample)
+        norms[layer] = np.linalg.norm(states[:, layer], axis=1).mean()
         length = np.linalg.norm(difference(here, sample))
         vector[layer] = length * oriented(fit, here, sample)
         if enough:
             split_half[layer] = _fitted_cosine(fit, here, sample, seed=seed)
             scores[:, layer] = _fitted_scores(fit, here, sample)
-    norms = torch.from_numpy(np.linalg.norm(states, axis=2).mean(axis=0)).float()
-    return Estimate(torch.from_numpy(vector), norms, *((split_half, scores) if enough else (None, None)))
+    return Estimate(
+        torch.from_numpy(vector), torch.from_numpy(norms), *((split_half, scores) if enough else (None, None))
+    )
 
 
 def _of_layer(states: States, layer: int, sample: Sample) -> States:
-    """[N, D]; within problems, relative to the mean of the problem's answers."""
-    here = np.ascontiguousarray(states[:, layer])
-    return relative(here, sample.problems) if sample.within_problem else here
+    """[N, D], less the mean of all or, within problems, of the problem's answers.
+
+    Labels differ by a hundredth of |h|: fits to states as they are would lose digits.
+    """
+    groups = sample.problems if sample.within_problem else np.zeros_like(sample.problems)
+    return relative(states[:, layer], groups)
 
 
 def difference(states: States, sample: Sample) -> Floats:
