@@ -26,7 +26,7 @@ from als.estimation import (
     pair_off,
 )
 from als.folds import BLOCKS, FOLDS, SPLITS, deal, halvings
-from als.stats import auc_interval
+from als.roc import auc_interval
 
 LAYERS, HIDDEN = 3, 12
 METHODS = ("mean_diff", *FITS)

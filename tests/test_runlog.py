@@ -139,6 +139,8 @@ def test_a_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
         assert folder.finish({0, 1}) is None
         assert folder.finish({0}) is not None
     with RunFolder(tmp_path / "run").open(CONFIG, resume=True) as folder:
+        assert (tmp_path / "run" / "summary.json").exists()  # until there is more to sum up
+        folder.append(a_line(1))
         assert not (tmp_path / "run" / "summary.json").exists()
         folder.append(a_line(1))
         summary = folder.finish({0})
