@@ -142,7 +142,6 @@ def test_a_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
         assert (tmp_path / "run" / "summary.json").exists()  # until there is more to sum up
         folder.append(a_line(1))
         assert not (tmp_path / "run" / "summary.json").exists()
-        folder.append(a_line(1))
         summary = folder.finish({0})
     log = torch.load(tmp_path / "run" / "logistics.pt", weights_only=True)
     assert summary is not None
