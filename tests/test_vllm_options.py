@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from als.cli import collect_states, main
+from als.cli import arms, collect_states, main
 from als.cli.options import ModelConfig, parse
 from als.engines.vllm_engine import VllmEngine, longer_than_another
 from als.engines.vllm_worker import plan, request_name, slot_of
@@ -98,9 +98,9 @@ def test_vllm_is_not_installed(command, smollm2_path, capsys, tmp_path, monkeypa
 def test_folders_name_vllm_alone(options, name) -> None:
     arguments = [*MODEL, "--dataset", "arithmetic", "--generation_mode", "greedy_cot", *options]
     config = parse(main.Config, arguments, prog="", description="")
-    assert main.run_folder(config, 0).name == name
+    assert arms.run_folder(config, 0).name == name
     named = replace(config, run_name="mine")
-    assert main.run_folder(named, 0).name == "prompt_0_mine"
+    assert arms.run_folder(named, 0).name == "prompt_0_mine"
 
 
 def test_a_folder_without_the_field_is_of_the_transformers_engine(tmp_path) -> None:
