@@ -25,7 +25,7 @@ def test_auc_and_delongs_variance_pair_by_pair() -> None:
         error = (order.mean(axis=1).var(ddof=1) / 9 + order.mean(axis=0).var(ddof=1) / 14) ** 0.5
         share = order.mean()
         assert auc[column] == pytest.approx(share)
-        reach = 1.959964 * error / (share * (1 - share))
+        reach = 2.306004 * error / (share * (1 - share))  # t of 8 degrees of freedom, as tables have it
         ends = [1 / (1 + np.exp(-(np.log(share / (1 - share)) + sign * reach))) for sign in (-1, 1)]
         assert (low[column], high[column]) == pytest.approx(tuple(ends))
 
@@ -35,7 +35,7 @@ def test_auc_and_delongs_variance_pair_by_pair() -> None:
 def test_auc_intervals_cover(share: float, good: int, bad: int) -> None:
     scores, positive = columns(share, good=good, bad=bad)
     _, low, high = auc_interval(scores, positive)
-    assert 0.92 <= ((low <= share) & (share <= high)).mean() <= 0.985
+    assert 0.94 <= ((low <= share) & (share <= high)).mean() <= 0.985
 
 
 def test_auc_intervals_of_samples_of_the_same_problems() -> None:

@@ -20,7 +20,7 @@ def auc_interval(
     """Area under the ROC curve with a 95 % interval, column by column.
 
     The variance is DeLong's (1988), with groups Obuchowski's (1997), which is the same where every score is a group
-    of its own; the interval is taken on the logit scale. Where no pair tells anything about the variance (all or none
+    of its own; the interval is taken on the logit scale, with Student's t. Where no pair tells anything about the variance (all or none
     are in order, or all tied), it is Wilson's of as many trials as the smaller side has groups.
 
     Args:
@@ -39,7 +39,7 @@ def auc_interval(
     n_groups, shared = groups.max() + 1, min(len(first), len(second))
     variance = sum((n / (n - 1) * (side**2).sum(axis=0) for side, n in sides), start=np.zeros_like(auc))
     variance += 2 * n_groups / (n_groups - 1) * (first[:shared] * second[:shared]).sum(axis=0)
-    low, high = _logit_interval(auc, np.sqrt(np.maximum(variance, 0)))
+    low, high = _logit_interval(auc, np.sqrt(np.maximum(variance, 0)), min(n_first, n_second))
     flat = (variance <= 1e-12) | (auc <= 0) | (auc >= 1)
     wilson_low, wilson_high = _wilson(auc, min(n_first, n_second))
     return auc, np.where(flat, wilson_low, low), np.where(flat, wilson_high, high)
@@ -61,12 +61,17 @@ def _by_group(deviations: Floats, groups: npt.NDArray[np.int64]) -> tuple[Floats
     return sums / len(deviations), len(np.unique(groups))
 
 
-def _logit_interval(share: Floats, error: Floats) -> tuple[Floats, Floats]:
-    """Share -+ Z * error on the logit scale, where it cannot leave 0 to 1."""
+def _logit_interval(share: Floats, error: Floats, n: int) -> tuple[Floats, Floats]:
+    """Share -+ t * error on the logit scale, where it cannot leave 0 to 1.
+
+    Student's t of the smaller side's n - 1, because the error itself is known from no more than that: with the
+    normal quantile, 15 answers of one label had 92.8 % coverage.
+    """
     from scipy.special import expit, logit
+    from scipy.stats import t
 
     inside = np.clip(share, 1e-12, 1 - 1e-12)
-    half = Z * error / (inside * (1 - inside))
+    half = t.ppf(0.975, n - 1) * error / (inside * (1 - inside))
     return expit(logit(inside) - half), expit(logit(inside) + half)
 
 
