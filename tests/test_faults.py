@@ -108,12 +108,17 @@ def lines(output: Path) -> list[dict[str, object]]:
     """Every results line but for what the clock put in, in the order of the data set."""
     path = folder(output)
     stem = "examples" if "state_collection" in str(path) else "results"
-    read = [near(line.to_json() | {"seconds": 0}) for line in read_folder_lines(path, stem)]
+    read = [line.to_json() | {"seconds": 0} for line in read_folder_lines(path, stem)]
+    read = [line | {name: near(line[name]) for name in MEASURED if name in line} for line in read]
     return sorted(read, key=lambda line: int(str(line["index"])))
 
 
+MEASURED = ("trace", "cosine_quantiles", "mean_relative_dose")
+"""Fields with numbers for every token, too many for all to be rounded alike; everything else is equal."""
+
+
 class Near(float):
-    """Equal to what is rounded one digit up or down: what else was in a batch changes the last digits of cosines."""
+    """Equal to what is rounded one digit up or down: what else was in a batch changes a cosine's last digits."""
 
     __hash__ = float.__hash__
 

@@ -139,11 +139,13 @@ def test_a_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
         assert folder.finish({0, 1}) is None
         assert folder.finish({0}) is not None
     with RunFolder(tmp_path / "run").open(CONFIG, resume=True) as folder:
-        assert (tmp_path / "run" / "summary.json").exists()  # until there is more to sum up
-        folder.append(a_line(1))
         assert not (tmp_path / "run" / "summary.json").exists()
+        folder.append(a_line(1))
         summary = folder.finish({0})
     log = torch.load(tmp_path / "run" / "logistics.pt", weights_only=True)
+    with RunFolder(tmp_path / "run").open(CONFIG, resume=True, goes_on=False):
+        pass
+    assert (tmp_path / "run" / "summary.json").exists()  # somebody had a look, that is all
     assert summary is not None
     assert summary["n"] == len(log["results_history"]) == 1
 

@@ -91,7 +91,7 @@ class RunFolder:
         self._file: IO[bytes] | None = None
         self._held = ExitStack()
 
-    def open(self, config: Json, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    def open(self, config: Json, *, resume: bool = False, overwrite: bool = False, goes_on: bool = True) -> RunFolder:
         """Make the folder ready for appending.
 
         Args:
@@ -99,6 +99,7 @@ class RunFolder:
                 resumed run may be wider.
             resume: go on from the lines that are there.
             overwrite: move a folder with results aside to `<folder>.<n>`; nothing is ever deleted.
+            goes_on: whether lines are to follow now; otherwise a summary stays, which says that the run is done.
 
         Raises:
             UserError: the folder has results and neither was asked for, belongs to another configuration, is
@@ -116,6 +117,8 @@ class RunFolder:
             self._held.enter_context(self._lock(self.path / LOCK, kind))
             write_json(self.path / CONFIG, config, replace=False)  # processes may start together
             self._check_same(config)
+            if goes_on:
+                (self.path / SUMMARY).unlink(missing_ok=True)
             self._file = self._held.enter_context(self._own.open("ab", buffering=0))
             _flock(self._file, fcntl.LOCK_EX, self._own)
             _drop_torn_line(self._own)
@@ -173,7 +176,6 @@ class RunFolder:
     def append(self, line: ResultLine) -> None:
         """Write one line; it is on the disk when this returns."""
         assert self._file is not None, "open() comes first"
-        (self.path / SUMMARY).unlink(missing_ok=True)  # it says that a run is done, and this one goes on
         content = _as_bytes(line)
         if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, "No space left on device", str(self._own))

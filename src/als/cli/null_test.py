@@ -49,14 +49,6 @@ class Config(FolderConfig, StrengthConfig, VectorConfig, DataConfig, ModelConfig
         check(len(set(self.kinds)) == len(self.kinds), "kinds", self.kinds, "each kind once")
 
 
-@dataclass(frozen=True, eq=False)
-class Control:
-    """An arm that is a control."""
-
-    kind: str
-    arm: Arm
-
-
 REPORT = "null_test"
 CHOSEN_FOR_V = (
     "The settings were chosen with v, and the controls run with the same: p is smaller than if each control had been "
@@ -73,18 +65,18 @@ def run(config: Config) -> int:
     assert vector is not None, "the mode steers"
     plain = make_arm(run_config(config, generation_mode="greedy_cot"), idx, None)
     controls = _controls(config, steered, vector)
-    arms = [plain, make_arm(steered, idx, vector), *(control.arm for control in controls)]
+    arms = [plain, make_arm(steered, idx, vector), *controls]
     refuse_started(config, arms)
     summaries = evaluate(arms, load_engine(config), problems)
     if any(summary is None for summary in summaries):
         print("this share is done, others are not; the last one to finish reports")
         return exit_code(summaries)
     finished = [summary for summary in summaries if summary is not None]
-    _report(config, arms, controls, finished)
+    _report(config, arms, finished)
     return exit_code(finished)
 
 
-def _controls(config: Config, steered: RunConfig, vector: SteeringVector) -> list[Control]:
+def _controls(config: Config, steered: RunConfig, vector: SteeringVector) -> list[Arm]:
     """The arms of all controls, kind by kind, in the order of their seeds."""
     from als.controls import control_vector
 
@@ -93,20 +85,19 @@ def _controls(config: Config, steered: RunConfig, vector: SteeringVector) -> lis
         for seed in range(config.controls if kind != "negative" else 1):
             control = control_vector(vector, kind, seed=seed, states_dir=config.states_dir)
             fields = dataclasses.replace(steered, control=kind, control_seed=seed)
-            controls.append(Control(kind, make_arm(fields, config.solver_prompt_idx, control)))
+            controls.append(make_arm(fields, config.solver_prompt_idx, control))
     return controls
 
 
-def _standings(config: Config, accuracy: float, controls: Sequence[tuple[str, Json]]) -> list[Standing]:
+def _standings(config: Config, arms: Sequence[Arm], summaries: Sequence[Json]) -> list[Standing]:
+    """The second arm's, among the controls of each kind."""
     from als.null import stand
 
-    return [
-        stand(kind, accuracy, [summary["accuracy"] for found, summary in controls if found == kind])
-        for kind in config.kinds
-    ]
+    found = [(arm.config.control, summary["accuracy"]) for arm, summary in zip(arms, summaries, strict=True)]
+    return [stand(kind, found[1][1], [accuracy for of, accuracy in found if of == kind]) for kind in config.kinds]
 
 
-def _report(config: Config, arms: Sequence[Arm], controls: Sequence[Control], summaries: Sequence[Json]) -> None:
+def _report(config: Config, arms: Sequence[Arm], summaries: Sequence[Json]) -> None:
     """The table, where the vector stands, and the figure; in the vector's own run folder and on the terminal."""
     from als.files import replace_bytes
     from als.null import markdown
@@ -114,8 +105,7 @@ def _report(config: Config, arms: Sequence[Arm], controls: Sequence[Control], su
     from als.stats import runs_table
 
     plain, steered = summaries[0], summaries[1]
-    kinds = [control.kind for control in controls]
-    standings = _standings(config, steered["accuracy"], list(zip(kinds, summaries[2:], strict=True)))
+    standings = _standings(config, arms, summaries)
     table = runs_table([(arm.title, summary) for arm, summary in zip(arms, summaries, strict=True)])
     text = f"{table}\n\n{markdown(standings, n=steered['n'])}"
     if config.settings is not None:
