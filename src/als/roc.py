@@ -20,8 +20,8 @@ def auc_interval(
     """Area under the ROC curve with a 95 % interval, column by column.
 
     The variance is DeLong's (1988), with groups Obuchowski's (1997), which is the same where every score is a group
-    of its own; the interval is taken on the logit scale, with Student's t. Where no pair tells anything about the variance (all or none
-    are in order, or all tied), it is Wilson's of as many trials as the smaller side has groups.
+    of its own; the interval is taken on the logit scale, with Student's t. Where no pair tells anything about the
+    variance (all or none are in order, or all tied), it is Wilson's of as many trials as the smaller side has groups.
 
     Args:
         scores: [N, L].
