@@ -19,9 +19,8 @@ from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_s
 from als.cli.main import Config as RunConfig
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
 from als.cli.pipeline import exit_code, load_engine, read_problems
-from als.cli.steering_options import StrengthConfig, VectorConfig
+from als.cli.steering_options import OnePromptConfig, StrengthConfig
 from als.controls import CONTROLS
-from als.generation import STEERED_MODES
 
 if TYPE_CHECKING:
     from als.null import Standing
@@ -30,12 +29,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FolderConfig, StrengthConfig, VectorConfig, DataConfig, ModelConfig):
+class Config(FolderConfig, StrengthConfig, OnePromptConfig, DataConfig, ModelConfig):
     """Which vector is held against how many controls."""
 
-    vector_name_template: str = option("Vector file; {prompt_idx} stands for the prompt's index.")
-    generation_mode: str = option("The mode that steers.", "als", choices=STEERED_MODES)
-    solver_prompt_idx: int = option("Solver prompt: 0 asks for a boxed answer, 1 for JSON.", 0, choices=(0, 1))
     controls: int = option("Controls of each kind; negative has one.", 20)
     kinds: tuple[str, ...] = option(
         "Kinds of controls; see main's --control.", ("random", "negative"), choices=CONTROLS

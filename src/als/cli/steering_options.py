@@ -10,6 +10,7 @@ from typing import Any
 
 from als.cli.options import check, number_or_none, option
 from als.errors import UserError
+from als.generation import STEERED_MODES
 
 ALPHA_SCALES = ("raw", "unit", "residual")
 """Those of `als.steering`, which imports torch."""
@@ -35,6 +36,15 @@ class VectorConfig:
         """The vector file of a prompt."""
         assert self.vector_name_template is not None, "a mode that does not steer has no vector"
         return Path(self.vector_name_template.format(prompt_idx=prompt_idx)).expanduser()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnePromptConfig(VectorConfig):
+    """The same for a command about one steered mode and one prompt."""
+
+    vector_name_template: str = option("Vector file; {prompt_idx} stands for the prompt's index.")
+    generation_mode: str = option("The mode that steers.", "als", choices=STEERED_MODES)
+    solver_prompt_idx: int = option("Solver prompt: 0 asks for a boxed answer, 1 for JSON.", 0, choices=(0, 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,8 @@ from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_s
 from als.cli.main import Config as RunConfig
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command, shared
 from als.cli.pipeline import exit_code, load_engine, read_problems, run_root
-from als.cli.steering_options import ALPHA_SCALES, VectorConfig
+from als.cli.steering_options import ALPHA_SCALES, OnePromptConfig
 from als.errors import UserError
-from als.generation import STEERED_MODES
 
 if TYPE_CHECKING:
     from als.records import Problem
@@ -39,12 +38,9 @@ HEAT_MAP = "sweep.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FolderConfig, VectorConfig, DataConfig, ModelConfig):
+class Config(FolderConfig, OnePromptConfig, DataConfig, ModelConfig):
     """Which settings are tried, and on what."""
 
-    vector_name_template: str = option("Vector file; {prompt_idx} stands for the prompt's index.")
-    generation_mode: str = option("The mode that steers.", "als", choices=STEERED_MODES)
-    solver_prompt_idx: int = option("Solver prompt: 0 asks for a boxed answer, 1 for JSON.", 0, choices=(0, 1))
     alphas: str = option("Strengths to try, separated by commas.", "0,0.1,0.3,0.6")
     layers: str = option("Layers to try: all, every:<n>, or indices separated by commas (--layers=-2,-4).", "every:4")
     thresholds: str = option("Values of tau to try, separated by commas; none steers everywhere.", "none,0.1")
