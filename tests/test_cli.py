@@ -212,6 +212,7 @@ def test_the_other_commands_refuse(here, capsys) -> None:
         (("--selection_split", "dev"), "'dev'"),
         (("--layers", "3"), "-3 to 2"),
         (("--layers", "every:4"), "--layers"),
+        (("--generation_mode", "als_gated"), "--solver_prompt_idx 1"),
     ],
 )
 def test_sweep_refuses(options, words, tiny_path, vector, here, capsys) -> None:
@@ -230,6 +231,7 @@ def test_sweep_refuses(options, words, tiny_path, vector, here, capsys) -> None:
         (("--kinds", "shuffled", "--states_dir", "nothing"), "'nothing'"),
         (("--settings", "missing.json"), "missing.json"),
         (("--settings", "v.pt"), "v.pt"),
+        (("--generation_mode", "als_gated"), "--solver_prompt_idx 1"),
     ],
 )
 def test_null_test_refuses(options, words, tiny_path, vector, here, capsys) -> None:

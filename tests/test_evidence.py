@@ -230,10 +230,14 @@ def test_settings_are_not_chosen_on_the_test(here, options, capsys) -> None:
 def test_another_sweeps_choice_is_not_replaced(here, options, capsys) -> None:
     grid = ["--alphas", "0", "--layers", "1", "--thresholds", "none", "--scales", "raw"]
     assert sweep.main([*options, *grid, "--selection_range", "0:2"]) == 0
-    before = (RUNS / "als_sweep/prompt_0/chosen.json").read_bytes()
+    chosen = RUNS / "als_sweep/prompt_0/chosen.json"
+    before = chosen.read_bytes()
     assert sweep.main([*options, *grid, "--selection_range", "2:4", "--resume"]) == 2
     assert "selection_range: then '0:2', now '2:4'" in capsys.readouterr().err
-    assert (RUNS / "als_sweep/prompt_0/chosen.json").read_bytes() == before
+    assert chosen.read_bytes() == before
+    chosen.write_bytes(before.replace(b'"engine": "transformers"', b'"engine": "vllm"'))
+    assert sweep.main([*options, *grid, "--selection_range", "0:2", "--resume"]) == 2
+    assert "engine: then 'vllm', now 'transformers'" in capsys.readouterr().err
     assert sweep.main([*options, *grid, "--selection_range", "2:4", "--resume", "--run_name", "other"]) == 0
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from als.cli.arms import evaluate, load_steering_vector, make_arm, refuse_started
 from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
 from als.cli.pipeline import exit_code, load_engine, read_problems
-from als.cli.steering_options import StrengthConfig, VectorConfig
+from als.cli.steering_options import StrengthConfig, VectorConfig, check_prompts
 from als.controls import CONTROLS
 from als.errors import UserError
 from als.generation import MODES, STEERED_MODES, TRANSFORMERS_MODES
@@ -89,11 +89,7 @@ class Config(FolderConfig, StrengthConfig, VectorConfig, DataConfig, ModelConfig
                 f"--generation_mode {self.generation_mode} needs --engine transformers: "
                 "vLLM has no place for a gate or a gradient"
             )
-        if self.generation_mode == "als_gated" and 0 in self.prompts_to_run:
-            raise UserError(
-                "--generation_mode als_gated steers inside JSON answers, which prompt 0 does not ask for; "
-                "give --prompts_to_run 1"
-            )
+        check_prompts(self.generation_mode, self.prompts_to_run, flag="prompts_to_run")
 
     @property
     def steers(self) -> bool:

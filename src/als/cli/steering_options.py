@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class OnePromptConfig(VectorConfig):
     generation_mode: str = option("The mode that steers.", "als", choices=STEERED_MODES)
     solver_prompt_idx: int = option("Solver prompt: 0 asks for a boxed answer, 1 for JSON.", 0, choices=(0, 1))
 
+    def check_vector(self) -> None:
+        """Also raise one where the mode has no use for the prompt."""
+        super().check_vector()
+        check_prompts(self.generation_mode, [self.solver_prompt_idx], flag="solver_prompt_idx")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StrengthConfig:
@@ -86,6 +91,14 @@ def read_settings(path: str) -> dict[str, Any]:
     for name, value in found.items():
         check(SETTINGS[name](value), f"settings {path}: {name}", value, "what the flag of that name takes")
     return found
+
+
+def check_prompts(mode: str, prompts: Sequence[int], *, flag: str) -> None:
+    """Raise a UserError where a mode has no use for a prompt that the flag asks for."""
+    if mode == "als_gated" and 0 in prompts:
+        raise UserError(
+            f"--generation_mode als_gated steers inside JSON answers, which prompt 0 does not ask for; give --{flag} 1"
+        )
 
 
 def _is_number(value: object) -> bool:

@@ -150,6 +150,7 @@ def _about(config: Config, vector: SteeringVector) -> dict[str, Any]:
         "selection_range": config.selection_range,
         "vector": config.vector_path(config.solver_prompt_idx).name,
         "vector_sha256": vector.sha256,
+        "engine": config.engine,
     }
 
 
