@@ -12,6 +12,8 @@ from als.charts import render
 from als.selection import Outcome
 
 COLOURS = "viridis"
+BRIGHT = 0.6
+"""Share of the scale above which white does not show on these colours."""
 
 
 def draw_sweep(outcomes: Sequence[Outcome], chosen: Outcome) -> bytes:
@@ -59,10 +61,11 @@ def _draw_panel(
     for outcome in cells:
         rows = slice(None) if outcome.cell.alpha == 0 else layers.index(outcome.cell.layer_idx)
         values[rows, alphas.index(outcome.cell.alpha)] = 100 * outcome.accuracy
-    axes.imshow(values, origin="lower", aspect="auto", cmap=COLOURS, vmin=limits[0], vmax=limits[1])
+    image = axes.imshow(values, origin="lower", aspect="auto", cmap=COLOURS, vmin=limits[0], vmax=limits[1])
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize="x-small", color="white")
+            ink = "black" if image.norm(value) > BRIGHT else "white"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize="x-small", color=ink)
     axes.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
     axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
     axes.set_xlabel("alpha")
