@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from als.cli import arms, collect_states, main
 from als.cli.options import ModelConfig, parse
-from als.engines.vllm_engine import VllmEngine, longer_than_another
+from als.engines.vllm_engine import Request, Requests, VllmEngine, longer_than_another
 from als.engines.vllm_worker import plan, request_name, slot_of
 from als.errors import UserError
 from als.models import load_skeleton
@@ -35,6 +37,7 @@ def refusal(*options: str) -> str:
     [
         ("--tensor_parallel_size", "2"),
         ("--pipeline_parallel_size", "2"),
+        ("--distributed_executor_backend", "ray"),
         ("--gpu_memory_utilization", "0.5"),
         ("--max_num_seqs", "8"),
     ],
@@ -181,6 +184,34 @@ def test_what_is_computed_again_is_steered_again_and_not_counted_again() -> None
 def test_names_of_requests() -> None:
     assert [slot_of(request_name(slot)) for slot in (0, 7, 123)] == [0, 7, 123]
     assert slot_of(request_name(12) + "-1a2b3c4d") == 12
+
+
+def test_seconds_are_those_that_pass_shared_out_by_tokens() -> None:
+    """Also those in which nothing was asked of vLLM, which works on meanwhile."""
+
+    class Llm:
+        def add_request(self, name: str, *_: object) -> None:
+            self.names = [*getattr(self, "names", []), name]
+
+        def step(self) -> list[SimpleNamespace]:
+            texts = ([1, 2, 3], [4])
+            outputs = [[SimpleNamespace(token_ids=ids)] for ids in texts]
+            pairs = zip(self.names, outputs, strict=True)
+            return [SimpleNamespace(request_id=name, outputs=output, finished=True) for name, output in pairs]
+
+    requests = Requests(Llm(), slots=2)
+    for position in range(2):
+        requests.add(Request(position, [7]), None, None)
+    requests.start_clock()
+    started = time.perf_counter()
+    ended = requests.step()
+    time.sleep(0.05)
+    requests.share_seconds()
+    passed = time.perf_counter() - started
+    long, short = (answer.seconds for _, answer in ended)
+    assert long == pytest.approx(3 * short)
+    assert 0.05 <= long + short <= passed
+    assert not requests.answers
 
 
 def test_prompts_that_go_on_where_another_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections import Counter
@@ -12,7 +13,9 @@ import pytest
 import torch
 from vllm_bench import Bench, answers, texts
 
+from als.engines import vllm_worker
 from als.engines.base import Sampling
+from als.engines.vllm_worker import PAIRS
 from als.errors import UserError
 from als.steering import Steering
 
@@ -184,6 +187,23 @@ def test_an_abandoned_run_leaves_a_plain_model(bench: Bench, smollm2_prompts) ->
     run.close()
     assert not bench.vllm.llm.has_unfinished_requests()
     assert texts(answers(bench.vllm, smollm2_prompts)) == before
+
+
+# --- Models
+
+
+def test_blocks_whose_pairs_are_known_are_vllms() -> None:
+    for name in PAIRS:
+        module, _, block = name.partition(".")
+        assert hasattr(importlib.import_module(f"vllm.model_executor.models.{module}"), block), name
+
+
+def test_a_pair_of_unknown_meaning_is_not_touched(bench: Bench, smollm2_prompts, monkeypatch) -> None:
+    before = texts(answers(bench.vllm, smollm2_prompts[:2]))
+    monkeypatch.setattr(vllm_worker, "PAIRS", PAIRS - {"llama.LlamaDecoderLayer"})
+    with pytest.raises(UserError, match=r"llama\.LlamaDecoderLayer returns .* use --engine transformers"):
+        answers(bench.vllm, smollm2_prompts[:2], steering=bench.steering(LAYER, "raw", None))
+    assert texts(answers(bench.vllm, smollm2_prompts[:2])) == before  # which needs no hooks
 
 
 # --- The checkpoint

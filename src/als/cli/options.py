@@ -159,7 +159,13 @@ class DataConfig:
 
 ENGINE_OPTIONS = {
     "transformers": ("device_map", "attn_implementation"),
-    "vllm": ("tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "max_num_seqs"),
+    "vllm": (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "distributed_executor_backend",
+        "gpu_memory_utilization",
+        "max_num_seqs",
+    ),
 }
 """What only that engine knows."""
 
@@ -186,6 +192,11 @@ class ModelConfig:
     )
     tensor_parallel_size: int | None = option("vllm: devices over which each layer is spread.", None)
     pipeline_parallel_size: int | None = option("vllm: groups of devices over which the layers are dealt out.", None)
+    distributed_executor_backend: str | None = option(
+        "vllm: ray where the devices are those of several machines; otherwise processes of this one.",
+        None,
+        choices=("mp", "ray"),
+    )
     gpu_memory_utilization: float | None = option("vllm: share of a device's memory that it may take.", None)
     max_num_seqs: int | None = option("vllm: answers in flight together; otherwise --batch_size.", None)
     batch_size: int | None = option(

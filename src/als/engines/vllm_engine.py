@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -115,7 +115,7 @@ class VllmEngine(TextEngine):
         """Complete prompts; see `engines.base.Engine.generate`.
 
         Raises:
-            UserError: also for gates, which vLLM has no place for.
+            UserError: also for gates, which vLLM has no place for, and for models that it steers otherwise than known.
             RuntimeError: an earlier call's answers have not all been taken: vLLM has one set of hooks.
         """
         if gates is not None:
@@ -145,10 +145,13 @@ class VllmEngine(TextEngine):
         order = self._order(steering, capture_states, requests.slots, max_new_tokens)
         hooked = order["steering"] is not None or capture_states
         if hooked:
-            self.llm.collective_rpc("als_start", args=(order,))
+            obstacles = [said for said in self.llm.collective_rpc("als_start", args=(order,)) if said]
+            if obstacles:
+                raise UserError(f"vLLM cannot steer or collect states here: {obstacles[0]}; use --engine transformers")
         salts = self._salts(ids, steering)
         todo = deque((i, divmod(i, samples)) for i in range(len(ids) * samples))
         try:
+            requests.start_clock()
             while todo or requests.answers:
                 while todo and requests.free:
                     i, (prompt, sample) = todo.popleft()
@@ -157,7 +160,9 @@ class VllmEngine(TextEngine):
                 if ended := requests.step():
                     lengths = {slot: len(answer.tokens) for slot, answer in ended}
                     reports = self.llm.collective_rpc("als_read", args=(lengths,)) if hooked else []
+                    requests.share_seconds()
                     yield from self._outputs([answer for _, answer in ended], reports)
+                    requests.start_clock()
         except BaseException:
             # Ctrl-C reaches vLLM's processes as well; that they cannot answer any more is not the news.
             with suppress(Exception):
@@ -251,6 +256,8 @@ class Requests:
         self.free = deque(range(slots))
         self.answers: dict[int, Request] = {}
         self._names: dict[int, str] = {}
+        self._since = time.perf_counter()
+        self._grown: Counter[Request] = Counter()  # tokens since then
 
     def add(self, answer: Request, parameters: Any, salt: str | None) -> None:
         """Hand a request to vLLM."""
@@ -263,20 +270,28 @@ class Requests:
         self.answers[slot] = answer
 
     def step(self) -> list[tuple[int, Request]]:
-        """Let vLLM do one step; returns the answers that have ended, with their slots, which are free again.
-
-        The step's seconds are shared out by the tokens generated in it.
-        """
-        started = time.perf_counter()
-        outputs = self.llm.step()
-        news = [(slot_of(output.request_id), output) for output in outputs]
-        generated = sum(len(output.outputs[0].token_ids) for _, output in news)
-        seconds = (time.perf_counter() - started) / max(generated, 1)
+        """Let vLLM do one step; returns the answers that have ended, with their slots, which are free again."""
+        news = [(slot_of(output.request_id), output) for output in self.llm.step()]
         for slot, output in news:
             tokens = output.outputs[0].token_ids
             self.answers[slot].tokens += tokens
-            self.answers[slot].seconds += seconds * len(tokens)
+            self._grown[self.answers[slot]] += len(tokens)
         return [(slot, self._land(slot)) for slot, output in news if output.finished]
+
+    def start_clock(self) -> None:
+        """Count seconds from now on; what is done with answers that were handed over is not generation."""
+        self._since = time.perf_counter()
+
+    def share_seconds(self) -> None:
+        """Share out the seconds that were counted, by tokens.
+
+        All of them and not those inside of `step`: vLLM's processes work on while this one asks for what the hooks
+        have seen, and that wait would otherwise make a steered answer look twice as fast as it is.
+        """
+        seconds, tokens = time.perf_counter() - self._since, max(self._grown.total(), 1)
+        for answer, grown in self._grown.items():
+            answer.seconds += seconds * grown / tokens
+        self._grown.clear()
 
     def _land(self, slot: int) -> Request:
         self.free.append(slot)

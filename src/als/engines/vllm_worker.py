@@ -13,6 +13,7 @@ else. The engine runs eagerly all the same (see there).
 
 from __future__ import annotations
 
+import inspect
 import os
 import select
 import socket
@@ -30,6 +31,34 @@ from als.models import decoder_blocks
 from als.steering import steered
 
 Integers = NDArray[np.int64]
+
+PAIRS = frozenset(
+    {
+        "apertus.ApertusDecoderLayer",
+        "exaone.ExaoneDecoderLayer",
+        "gemma.GemmaDecoderLayer",
+        "gemma2.Gemma2DecoderLayer",
+        "gemma3.Gemma3DecoderLayer",
+        "gemma4.Gemma4DecoderLayer",
+        "glm4.Glm4DecoderLayer",
+        "gpt_oss.TransformerBlock",
+        "internlm2.InternLMDecoderLayer",
+        "llama.LlamaDecoderLayer",
+        "minicpm.MiniCPMDecoderLayer",
+        "mistral.MistralDecoderLayer",
+        "mixtral.MixtralDecoderLayer",
+        "nemotron.NemotronDecoderLayer",
+        "olmoe.OlmoeDecoderLayer",
+        "qwen2.Qwen2DecoderLayer",
+        "qwen2_moe.Qwen2MoeDecoderLayer",
+        "qwen3.Qwen3DecoderLayer",
+        "qwen3_moe.Qwen3MoeDecoderLayer",
+        "solar.SolarDecoderLayer",
+    }
+)
+"""Blocks of vLLM that return two addends of the residual stream, because the next block's norm adds and normalises in
+one kernel, or the stream and None. Blocks that return one tensor return the stream. A pair can be something else,
+though (Cohere's is the stream and an older one), so those of blocks that are not here are not touched."""
 
 
 class Order(TypedDict):
@@ -74,14 +103,13 @@ class SteeringExtension:
         if host == socket.gethostname() and pid != os.getpid():
             threading.Thread(target=_exit_after, args=(os.pidfd_open(pid),), daemon=True).start()
 
-    def als_start(self, order: Order) -> None:
-        """Hook in what the order asks for; an earlier order is over.
-
-        Raises:
-            RuntimeError: vLLM runs the model in a way that this class does not know.
-        """
+    def als_start(self, order: Order) -> str | None:
+        """Hook in what the order asks for; an earlier order is over. Returns what stands in the way, if anything."""
         self.als_stop()
-        self._als_hooks = Hooks(self.model_runner, order)
+        obstacle = find_obstacle(self.model_runner)
+        if obstacle is None:
+            self._als_hooks = Hooks(self.model_runner, order)
+        return obstacle
 
     def als_read(self, lengths: dict[int, int]) -> Report:
         """What was kept of answers that are complete, by slot and tokens; their slots start anew."""
@@ -113,8 +141,6 @@ class Hooks:
     """
 
     def __init__(self, runner: Any, order: Order) -> None:
-        if not hasattr(runner, "_model_forward") or not hasattr(runner, "input_batch"):
-            raise RuntimeError(f"vLLM's {type(runner).__name__} is not the model runner that steering knows")
         self.runner = runner
         self.slots = order["slots"]
         self.rows = torch.full((runner.max_num_tokens,), self.slots, device=runner.device)
@@ -245,6 +271,18 @@ def slot_of(name: str) -> int:
     return int(name.partition("-")[0])
 
 
+def find_obstacle(runner: Any) -> str | None:
+    """Why the hooks would not do what they ought to in this worker; None where they will."""
+    if not hasattr(runner, "_model_forward") or not hasattr(runner, "input_batch"):
+        return f"its {type(runner).__name__} is not the model runner that the hooks know"
+    for block in _own_blocks(runner.model).values():
+        of = next(base for base in type(block).__mro__ if "forward" in vars(base))
+        name = f"{of.__module__.rpartition('.')[2]}.{of.__name__}"
+        if "residual" in inspect.signature(vars(of)["forward"]).parameters and name not in PAIRS:
+            return f"what its {name} returns as the residual stream is not known"
+    return None
+
+
 def _own_blocks(model: torch.nn.Module) -> dict[int, torch.nn.Module]:
     """Layer -> decoder block, without those that lie on other pipeline stages."""
     from vllm.model_executor.models.utils import PPMissingLayer
@@ -254,10 +292,7 @@ def _own_blocks(model: torch.nn.Module) -> dict[int, torch.nn.Module]:
 
 
 def _stream(output: Any) -> Tensor:
-    """The residual stream [T, D] in what a block returned.
-
-    Most return two addends of it, because the next block's norm adds and normalises in one kernel.
-    """
+    """The residual stream [T, D] in what a block returned; see PAIRS."""
     if not isinstance(output, tuple):
         return output  # type: ignore[no-any-return]
     hidden, residual = output
