@@ -52,6 +52,18 @@ def test_resume_goes_on_by_index(tmp_path: Path) -> None:
     assert [line.index for line in read_lines(tmp_path / "run" / "results.jsonl")] == [0, 2, 1]
 
 
+def test_traces_stay_on_the_disk_and_not_in_memory(tmp_path: Path) -> None:
+    line = a_line(0).with_details(trace={"tokens": ["a"]}, steered_fraction=0.5)
+    folder = RunFolder(tmp_path / "run")
+    with folder.open(CONFIG):
+        folder.append(line)
+        assert folder.lines == [line.without_trace()]
+    with folder.open(CONFIG, resume=True):
+        assert folder.lines == [line.without_trace()]
+    assert read_folder_lines(tmp_path / "run") == [line]
+    assert line.without_trace().details["steered_fraction"] == 0.5
+
+
 def test_a_torn_last_line_is_dropped_with_a_notice_and_others_stay(tmp_path: Path) -> None:
     a_run(tmp_path / "run", 0, 1)
     path = tmp_path / "run" / "results.jsonl"

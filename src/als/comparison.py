@@ -138,7 +138,7 @@ def read_arm(path: Path | str) -> Arm:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{str(path)!r} is not a run: there is no {CONFIG}; {expected}")
     config = read_json(folder / CONFIG)
-    lines = sorted(read_folder_lines(folder), key=lambda line: line.index)
+    lines = sorted(read_folder_lines(folder, traces=False), key=lambda line: line.index)
     if "mode" not in config or not lines:
         raise UserError(f"{str(path)!r} holds no results of a run; {expected}")
     name = f"{config['mode']} {folder.name}"

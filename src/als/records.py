@@ -110,6 +110,10 @@ class ResultLine:
         """The same line with more details."""
         return replace(self, details={**self.details, **more})
 
+    def without_trace(self) -> "ResultLine":
+        """The same line without what was seen token by token, which is most of a steered one."""
+        return replace(self, details={name: value for name, value in self.details.items() if name != "trace"})
+
     def to_json(self) -> dict[str, Any]:
         """The line as one flat dictionary."""
         line = asdict(self)

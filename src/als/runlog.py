@@ -122,7 +122,7 @@ class RunFolder:
             self._file = self._held.enter_context(self._own.open("ab", buffering=0))
             _flock(self._file, fcntl.LOCK_EX, self._own)
             _drop_torn_line(self._own)
-            self._lines = _by_index(read_folder_lines(self.path, self._stem))
+            self._lines = _by_index(self._read_lines())
         except OSError as error:
             self.close()
             if error.errno == errno.ENOSPC:
@@ -152,7 +152,10 @@ class RunFolder:
 
     @property
     def lines(self) -> list[ResultLine]:
-        """What was on disk when the folder was opened, of all processes, and what was appended; an index once."""
+        """What was on disk when the folder was opened, of all processes, and what was appended; an index once.
+
+        Without traces: a run is not to take more memory the longer it lasts.
+        """
         return list(self._lines.values())
 
     def done(self) -> set[int]:
@@ -180,7 +183,7 @@ class RunFolder:
         if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, "No space left on device", str(self._own))
         os.fsync(self._file.fileno())
-        self._lines[line.index] = line
+        self._lines[line.index] = line.without_trace()
 
     def forget(self, unwanted: Callable[[ResultLine], bool]) -> None:
         """Take lines as not done, so that their problems come again; on disk the later line of an index counts."""
@@ -188,7 +191,7 @@ class RunFolder:
 
     def write_logistics(self) -> None:
         """Derive logistics.pt from the lines so far, replacing an older one."""
-        self._log(self.lines if self._shard.alone else read_folder_lines(self.path, self._stem))
+        self._log(self.lines if self._shard.alone else self._read_lines())
 
     def _log(self, lines: Sequence[ResultLine]) -> None:
         ordered = sorted(lines, key=lambda line: line.index)
@@ -207,7 +210,7 @@ class RunFolder:
         Returns:
             The summary; None where problems are still without a line.
         """
-        self._lines = _by_index(read_folder_lines(self.path, self._stem))
+        self._lines = _by_index(self._read_lines())
         lines = [line for line in self.lines if line.index in indices]
         self._log(lines)
         if {line.index for line in lines} != indices:
@@ -226,6 +229,9 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _read_lines(self) -> list[ResultLine]:
+        return read_folder_lines(self.path, self._stem, traces=False)
 
     def _lock(self, path: Path, kind: int) -> IO[bytes]:
         """An open file with a lock on it, which the operating system takes back from a process that dies."""
@@ -285,18 +291,18 @@ def lines_files(folder: Path, stem: str = RESULTS) -> list[Path]:
     return sorted([*folder.glob(f"{stem}.jsonl"), *folder.glob(f"{stem}.*of*.jsonl")])
 
 
-def read_folder_lines(folder: Path, stem: str = RESULTS) -> list[ResultLine]:
+def read_folder_lines(folder: Path, stem: str = RESULTS, *, traces: bool = True) -> list[ResultLine]:
     """The lines of all processes, an index once; one that succeeded counts before one that failed."""
     merged: dict[int, ResultLine] = {}
     for path in lines_files(folder, stem):
-        for line in read_lines(path):
+        for line in read_lines(path, traces=traces):
             if line.index not in merged or not line.failed:
                 merged[line.index] = line
     return list(merged.values())
 
 
-def read_lines(path: Path) -> list[ResultLine]:
-    """Read one lines file; where an index stands twice, its last line counts.
+def read_lines(path: Path, *, traces: bool = True) -> list[ResultLine]:
+    """Read one lines file, with traces or without; where an index stands twice, its last line counts.
 
     What follows the last line break was left by a killed process, or is being written: it is passed over.
 
@@ -312,7 +318,7 @@ def read_lines(path: Path) -> list[ResultLine]:
             raise UserError(
                 f"{path}, line {number}: not a results line ({error!r}); delete that line and use --resume"
             ) from error
-        lines[line.index] = line
+        lines[line.index] = line if traces else line.without_trace()
     return list(lines.values())
 
 
