@@ -349,7 +349,7 @@ def against_no_cache(bench: Bench) -> list[float]:
 
 
 def latentseek(bench: Bench) -> list[float]:
-    """Five steps that are never good enough, on equally many tokens."""
+    """Five steps that are never good enough, of answers of the same length; what the verifiers say may differ in it."""
     from als.generation.latentseek import Search
     from latentseek_oracle import Judge, search  # type: ignore[import-not-found]
 

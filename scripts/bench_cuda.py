@@ -4,8 +4,8 @@
     python scripts/bench_cuda.py --shapes tiny --device cpu --batches 1 4        # does it run?
 
 The weights are random, so nothing is downloaded. A step of decoding reads all weights and all of the cache once: that
-many bytes over the bandwidth of a copy is the least it can take. Every ratio is of paired runs, one after the
-other, on the same prompts and equally many tokens.
+many bytes over the bandwidth of a copy is about the least it can take. Every ratio is of paired runs, one after the
+other, on the same prompts, of several lengths, and equally many tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench import versions
 
 from als.engines.memory import cache_bytes
 from als.engines.transformers_engine import TransformersEngine
@@ -51,10 +52,10 @@ def build(shape: str, device: str, tokenizer_path: str) -> tuple[Any, Any]:
     name, arguments = SHAPES[shape]
     config = getattr(transformers, name)(**arguments)
     with torch.device(device):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    return model.eval().requires_grad_(False), transformers.AutoTokenizer.from_pretrained(
-        tokenizer_path, padding_side="left"
-    )
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_path, padding_side="left")
+    model.get_output_embeddings().weight[len(tokenizer) :] = 0  # never chosen: the gate is to read text
+    return model, tokenizer
 
 
 def synchronised(device: str) -> None:
@@ -65,7 +66,7 @@ def synchronised(device: str) -> None:
 
 def copy_bandwidth(device: str) -> float:
     """Bytes a second that a copy within the device's memory reads and writes."""
-    source = torch.empty(2**30 if device != "cpu" else 2**27, dtype=torch.uint8, device=device)
+    source = torch.ones(2**30 if device != "cpu" else 2**27, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     took = []
     for _ in range(10):
@@ -77,7 +78,7 @@ def copy_bandwidth(device: str) -> float:
     return 2 * source.numel() / statistics.median(took)
 
 
-def step_bytes(model: Any, batch: int, tokens: int) -> float:
+def step_bytes(model: Any, batch: int, tokens: float) -> float:
     """What one step reads: every weight but the embeddings of tokens that are not there, and the whole cache."""
     embeddings: torch.Tensor = model.get_input_embeddings().weight
     weights = sum(parameter.nbytes for parameter in model.parameters()) - embeddings.nbytes
@@ -89,8 +90,9 @@ def measure(model: Any, tokenizer: Any, batch: int, options: argparse.Namespace,
     """Milliseconds a step of plain decoding, its floor, and what each addition costs beside it."""
     engine = TransformersEngine(model, tokenizer, batch_size=batch)
     engine.ends = []  # nothing ends an answer: equally many tokens on both sides
-    prompts = ["What is 23 + 45? " * (options.prompt_tokens // 9)] * batch
-    length = len(engine.encode(prompts[:1])[0])
+    longest = max(2, options.prompt_tokens // 9)
+    prompts = ["What is 23 + 45? " * (longest - i % (longest // 2)) for i in range(batch)]
+    length = statistics.mean(map(len, engine.encode(prompts)))
     width = model.config.hidden_size
     steering = Steering(torch.ones(width), alpha=0.0, similarity_threshold=None)
 
@@ -99,6 +101,8 @@ def measure(model: Any, tokenizer: Any, batch: int, options: argparse.Namespace,
         started = time.perf_counter()
         assert len(list(engine.generate(prompts, max_new_tokens=new_tokens, **more))) == batch
         synchronised(options.device)
+        if engine.batch_size < batch:
+            raise torch.OutOfMemoryError(f"{batch} answers do not fit into memory together")
         return time.perf_counter() - started
 
     def step(**more: Any) -> float:
@@ -139,7 +143,7 @@ def main() -> int:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64, 256])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt_tokens", type=int, default=128)
-    parser.add_argument("--new_tokens", type=int, default=128)
+    parser.add_argument("--new_tokens", type=int, default=129, help="the loop looks who has ended every 8 steps")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tokenizer", default=str(ROOT / ".cache" / "SmolLM2-135M-Instruct"))
     parser.add_argument("--output", type=Path, help="also write the results as JSON")
@@ -147,6 +151,8 @@ def main() -> int:
     if options.device != "cpu" and not torch.cuda.is_available():
         print("bench_cuda: there is no CUDA device here; --device cpu --shapes tiny tries it out", file=sys.stderr)
         return 2
+    if ":" in options.device:
+        torch.cuda.set_device(options.device)
     name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name()
     bandwidth = copy_bandwidth(options.device)
     print(f"{name}: a copy moves {bandwidth / 1e9:.0f} GB/s")
@@ -156,17 +162,21 @@ def main() -> int:
     for shape in options.shapes:
         model, tokenizer = build(shape, options.device, options.tokenizer)
         for batch in options.batches:
-            row = measure(model, tokenizer, batch, options, bandwidth)
+            try:
+                row = measure(model, tokenizer, batch, options, bandwidth)
+            except torch.OutOfMemoryError as error:
+                print(f"| {shape} | {batch} | {str(error).splitlines()[0]} | | | | | | |", flush=True)
+                continue
             results.append({"shape": shape, **row})
+            if options.output:
+                written = {"device": name, "bandwidth": bandwidth, **versions(), "rows": results}
+                options.output.write_text(json.dumps(written, indent=2) + "\n")
             times = f"{row['step_ms']:.2f} | {row['floor_ms']:.2f} | {row['step_over_floor']:.2f} x"
             ratios = [f"{row[name]:.3f} x" for name in ("als_over_greedy", "capture_over_greedy", "als_gated_over_als")]
             print(
                 f"| {shape} | {batch} | {times} | {row['tokens_per_second']:.0f} | {' | '.join(ratios)} |", flush=True
             )
         del model
-    if options.output:
-        written = {"device": name, "bandwidth": bandwidth, "torch": torch.__version__, "rows": results}
-        options.output.write_text(json.dumps(written, indent=2) + "\n")
     return 0
 
 
