@@ -2,7 +2,7 @@
 
 A row of the batch belongs to an answer. An answer keeps a lane, its place in the tensors that steps write to,
 until it lands: ends and is handed over. Rows join and leave at any step. What a step needs lies on the device,
-so that no step waits for it; what is known without looking (who is in flight, how long they are) lies on the host.
+so that nothing here waits for it; what is known without looking (who is in flight, how long they are) lies on the host.
 """
 
 from __future__ import annotations

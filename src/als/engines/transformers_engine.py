@@ -49,6 +49,9 @@ class TransformersEngine(TextEngine):
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
+        # As an index and not as the number 1: the slice which that makes is not contiguous, and torch then copies the
+        # LM head once for every row. Made once, because to make it is to wait for the device.
+        self._last = torch.tensor([-1], device=model.device)
 
     def generate(
         self,
@@ -100,9 +103,7 @@ class TransformersEngine(TextEngine):
         if self._takes_positions:
             options["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
         if self._takes_logits_to_keep:
-            # Logits of the last position are all that is read. As an index and not as the number 1: the slice which
-            # that makes is not contiguous, and torch then copies the LM head once for every row.
-            options["logits_to_keep"] = torch.tensor([-1], device=input_ids.device)
+            options["logits_to_keep"] = self._last  # the only logits that are read
         outputs = self.model(
             input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
         )  # fmt: skip
