@@ -42,10 +42,12 @@ def test_the_batch_that_was_chosen_fits_on_cuda(smollm2_path, smollm2_prompts) -
     from als.models import load_model
 
     model, tokenizer = load_model(smollm2_path, dtype="bfloat16", device="cuda")
-    torch.cuda.set_per_process_memory_fraction(0.1)
+    others = torch.empty(torch.cuda.mem_get_info()[0] - 4 * 2**30, dtype=torch.uint8, device="cuda")
     engine = TransformersEngine(model, tokenizer)
     longest = engine.check_prompts(smollm2_prompts, max_new_tokens=512)
     chosen = engine.batch_size = fitting_batch_size(model, prompt_tokens=longest, max_new_tokens=512)
+    assert 1 < chosen < memory.MOST
     engine.ends = []
     assert len(list(engine.generate(smollm2_prompts[:1] * chosen, max_new_tokens=512))) == chosen
     assert engine.batch_size == chosen  # not halved on the way
+    del others
