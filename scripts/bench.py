@@ -139,19 +139,24 @@ class Bench:
         """Our engine around vLLM."""
         from als.engines.vllm_engine import VllmEngine
 
-        return VllmEngine.load(self.model_path, dtype=self.dtype, batch_size=self.sizes.batch)
+        return VllmEngine.load(self.model_path, dtype=self.dtype, batch_size=self.sizes.batch, options=self.vllm_room)
+
+    @property
+    def vllm_room(self) -> dict[str, Any]:
+        """By itself vLLM takes nearly all of the memory, and two and a model lie there side by side."""
+        from als.engines.vllm_engine import CPU_CACHE_BYTES
+
+        cuda = torch.cuda.is_available()
+        return {"gpu_memory_utilization": 0.4} if cuda else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
 
     @cached_property
     def plain_vllm(self) -> Any:
         """vLLM as people would call it, in eager mode like ours."""
         from vllm import LLM
 
-        from als.engines.vllm_engine import CPU_CACHE_BYTES
-
         options = {"enforce_eager": True, "max_num_seqs": self.sizes.batch, "generation_config": "vllm"}
-        if not torch.cuda.is_available():  # beside ours, which has as much; by itself it would take all there is
-            options["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-        return LLM(self.model_path, dtype=str(self.loaded[0].dtype).removeprefix("torch."), **options)
+        dtype = str(self.loaded[0].dtype).removeprefix("torch.")
+        return LLM(self.model_path, dtype=dtype, **options, **self.vllm_room)
 
 
 def seconds(work: Callable[[], Any]) -> float:
