@@ -189,19 +189,17 @@ class Flight:
         """Hand over the answers that have ended and forget their rows. Waits for the device."""
         assert self._rows is not None, "nobody is in flight"
         ended = (self._rows.slots == self.lanes).nonzero()[:, 0].tolist()
-        now = time.perf_counter()
-        for answer in self.answers:
-            answer.seconds += (now - self._since) / len(self.answers)
-        self._since = now
-        if not ended:
-            return []
-        landed = self._read([self.answers[row] for row in ended])
-        order = _without(len(self.answers), ended)
-        if order:
-            self._rows.reorder(order)
-            self._rows.trim()
-        else:
+        together = self.answers
+        landed = self._read([together[row] for row in ended]) if ended else []
+        if len(ended) == len(together):
             self._rows = None
+        elif ended:
+            self._rows.reorder(_without(len(together), ended))
+            self._rows.trim()
+        now = time.perf_counter()  # what it takes to hand answers over is part of what they cost
+        for answer in together:
+            answer.seconds += (now - self._since) / len(together)
+        self._since = now
         return landed
 
     def _start(self, answers: list[Answer], cache: Any, *, most: int) -> Rows:
