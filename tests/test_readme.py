@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from string import Template
 
 import torch
 
@@ -48,12 +49,21 @@ def test_the_flags_in_the_tables_exist() -> None:
     assert set(re.findall(r"--[a-z_]+\b", README)) <= known
 
 
-def test_the_commands_parse() -> None:
+def test_the_commands_parse(tmp_path, monkeypatch) -> None:
     text = README.replace("\\\n", " ")
     configs = {"main": main.Config, "collect_states": collect_states.Config}
     configs |= {"compute_steering_vector": compute_steering_vector.Config, "sweep": sweep.Config}
-    configs["null_test"] = null_test.Config
+    configs |= {"null_test": null_test.Config, "compare_runs": compare_runs.Config}
+    variables: dict[str, str] = {}
+    for name, value in re.findall(r'\b([A-Z])="?([^";\n]+)', text):
+        variables[name] = Template(value).safe_substitute(variables)
     found = re.findall(r"^    python src/(\w+)\.py (.*)$", text, flags=re.MULTILINE)
-    assert [name for name, _ in found] == ["collect_states", "compute_steering_vector", "main", "sweep", "null_test"]
+    assert len(found) == 12
+    chosen = tmp_path / "output/SmolLM2-135M-Instruct-arithmetic/als_sweep/prompt_0/chosen.json"
+    chosen.parent.mkdir(parents=True)
+    chosen.write_text('{"alpha": 0.1}')  # --settings are read with the options
+    monkeypatch.chdir(tmp_path)
+    assert {name for name, _ in found} == set(configs)
     for name, arguments in found:
-        parse(configs[name], shlex.split(arguments), prog="", description="")
+        words = shlex.split(Template(arguments).substitute(variables))
+        parse(configs[name], words, prog="", description="")
