@@ -140,9 +140,7 @@ def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> li
     check(arms, engine, problems)
     for arm in arms:  # opened again one at a time: a large grid has more folders than a process may hold open
         config = arm.config
-        with arm.folder.open(
-            arm.identity(engine), resume=config.resume, overwrite=config.overwrite, goes_on=False
-        ):  # fmt: skip
+        with arm.folder.open(arm.identity(engine), resume=config.resume, overwrite=config.overwrite, goes_on=False):
             arm.folder.check_problems(problems)
     summaries = [_run(arm, engine, problems) for arm in arms]
     # Whoever shares the run may have finished an arm after this process had; the last one sees all of them complete.

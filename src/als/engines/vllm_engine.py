@@ -147,6 +147,7 @@ class VllmEngine(TextEngine):
         if hooked:
             obstacles = [said for said in self.llm.collective_rpc("als_start", args=(order,)) if said]
             if obstacles:
+                self._unhook(hooked)  # other stages may have found nothing in their way
                 raise UserError(f"vLLM cannot steer or collect states here: {obstacles[0]}; use --engine transformers")
         salts = self._salts(ids, steering)
         todo = deque((i, divmod(i, samples)) for i in range(len(ids) * samples))
