@@ -104,6 +104,15 @@ def test_steps_do_not_copy_what_is_there() -> None:
     assert layer._arenas[0].shape[2] < 100
 
 
+def test_rows_that_have_left_are_given_no_more_columns() -> None:
+    layer = ArenaLayer(32)
+    layer.update(*states(32, 4))
+    layer.reorder_cache(torch.tensor([5, 7]))
+    for _ in range(100):
+        layer.update(*states(2, 1))
+    assert all(arena.shape[0] <= 3 and arena.shape[2] >= 104 for arena in layer._arenas)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "deepseek_v3", "gpt2"])
 def test_models_with_keys_and_values_get_one(tiny_model, name) -> None:
     cache = arena_cache(tiny_model(name), rows=3)

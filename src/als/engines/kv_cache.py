@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 SLACK = 1.5
-"""Columns of an arena for each that is needed."""
+"""Columns, and rows, of an arena for each that is needed."""
 
 
 class ArenaLayer(DynamicLayer):  # type: ignore[misc]
@@ -43,7 +43,7 @@ class ArenaLayer(DynamicLayer):  # type: ignore[misc]
             self._begin(key_states, value_states)
         new = key_states.shape[-2]
         if self._end + new > self._columns:
-            self._place(new=new)
+            self._place(rows=self._rows, new=new)
         for arena, states in zip(self._arenas, (key_states, value_states), strict=True):
             arena[: self._rows, :, self._end : self._end + new] = states
         self._end += new
@@ -55,6 +55,8 @@ class ArenaLayer(DynamicLayer):  # type: ignore[misc]
         if not self.is_initialized:
             return
         sources = beam_idx.tolist()
+        if len(sources) > len(self._arenas[0]):
+            self._place(rows=len(sources))
         moved = [row for row, source in enumerate(sources) if row != source]
         if moved:
             there = slice(self._start, self._end)
@@ -66,13 +68,13 @@ class ArenaLayer(DynamicLayer):  # type: ignore[misc]
     def join(self, other: ArenaLayer) -> None:
         """Put another cache's rows below these, their last columns side by side."""
         width = other._end - other._start
-        if self._end < width:
-            self._place(before=width - (self._end - self._start))
+        rows = self._rows + other._rows
+        if self._end < width or rows > len(self._arenas[0]):
+            self._place(rows=rows, before=max(width - (self._end - self._start), 0))
         self._start = min(self._start, self._end - width)
-        rows = slice(self._rows, self._rows + other._rows)
         for arena, states in zip(self._arenas, (other.keys, other.values), strict=True):
-            arena[rows, :, self._end - width : self._end] = states
-        self._rows += other._rows
+            arena[self._rows : rows, :, self._end - width : self._end] = states
+        self._rows = rows
         self._show()
 
     def trim(self, width: int) -> None:
@@ -87,22 +89,29 @@ class ArenaLayer(DynamicLayer):  # type: ignore[misc]
     def _begin(self, key_states: Tensor, value_states: Tensor) -> None:
         self.lazy_initialization(key_states, value_states)
         self._rows = len(key_states)
-        self._arenas = [states.new_zeros(self._most_rows, states.shape[1], 0, states.shape[3])
+        self._arenas = [states.new_zeros(self._rows, states.shape[1], 0, states.shape[3])
                         for states in (key_states, value_states)]  # fmt: skip
 
-    def _place(self, *, before: int = 0, new: int = 0) -> None:
-        """Move what is in use to the front of the arena, behind `before` free columns; enlarge it for `new` ones.
+    def _place(self, *, rows: int, before: int = 0, new: int = 0) -> None:
+        """Move what is in use to the front of the arena, behind `before` free columns; make room for rows and columns.
 
-        More than is needed is allotted, so that the cost of moving is spread over many steps.
+        More than is needed is allotted, so that the cost of moving is spread over many steps; but not for rows that
+        have left, because the last of many answers is often many times as long as the others.
+
+        Args:
+            rows: that the arena must hold.
+            before: free columns in front of those in use.
+            new: free columns behind them.
         """
         width = self._end - self._start
         needed = before + width + new
         there = slice(before, before + width)
         for i, arena in enumerate(self._arenas):
             held = arena[: self._rows, :, self._start : self._end].clone()
-            if SLACK * needed > arena.shape[2]:
+            if SLACK * needed > arena.shape[2] or rows > len(arena):
                 # Zeros: what is masked still gets multiplied by a weight of 0, which leaves NaN as NaN.
-                shape = (*arena.shape[:2], int(SLACK * needed) + 16, arena.shape[3])
+                most = min(self._most_rows, int(SLACK * rows))
+                shape = (most, arena.shape[1], int(SLACK * needed) + 16, arena.shape[3])
                 self._arenas[i] = arena.new_zeros(shape)
             self._arenas[i][: self._rows, :, there] = held
         self._start, self._end = before, before + width
