@@ -36,6 +36,18 @@ def test_batch_size_follows_free_memory_and_length(tiny_model, monkeypatch) -> N
     assert some * 1000 * 1.5 * cache_bytes(model)[1] <= 0.8 * 20_000_000
 
 
+def test_eager_attention_also_holds_the_scores_of_a_prompt(tiny_model, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "_free_bytes", lambda _model: 2_000_000_000)
+    model = tiny_model("llama")
+    heads, prompt = model.config.num_attention_heads, 2000
+    fits = {}
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        fits[attention] = fitting_batch_size(model, prompt_tokens=prompt, max_new_tokens=1)
+    assert fits["sdpa"] > fits["eager"] > 1
+    assert fits["eager"] * heads * prompt**2 * 8 <= 0.8 * 2_000_000_000  # float32 scores and their softmax
+
+
 @pytest.mark.gpu
 def test_the_batch_that_was_chosen_fits_on_cuda(smollm2_path, smollm2_prompts) -> None:
     from als.engines.transformers_engine import TransformersEngine
