@@ -19,6 +19,7 @@ from vllm_bench import PROMPTS, Bench, answers, texts
 
 from als.benchmarks.arithmetic import generate
 from als.cli import collect_states, main
+from als.engines import vllm_worker
 from als.models import load_skeleton
 from als.prompts.solver import solver_messages
 from als.runlog import CONFIG, SUMMARY, read_folder_lines, read_json
@@ -141,6 +142,18 @@ def test_phase_1_is_that_of_the_transformers_engine(common, tmp_path, start_vllm
     assert len(states[0]) == 4
     for a, b in zip(*states, strict=True):
         assert float(((a - b).norm(dim=-1) / a.norm(dim=-1)).max()) < 1e-4
+
+
+def test_a_model_that_cannot_be_hooked_is_refused_before_a_folder_is_made(
+    common, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setattr(vllm_worker, "PAIRS", frozenset())
+    vllm = ["--engine", "vllm", "--end_data_idx", "4"]
+    for command, arguments in ((main, steered(common, tmp_path)), (collect_states, common)):
+        assert command.main([*arguments, *vllm]) == 2
+        assert "llama.LlamaDecoderLayer returns" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_gguf_file_is_converted_once(smollm2_path, tmp_path, monkeypatch) -> None:

@@ -148,10 +148,12 @@ def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> li
 
 
 def check(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> None:
-    """Make sure that vectors fit the model, and prompts and verifiers its context."""
+    """Make sure that vectors fit the model and can be added to it, and prompts and verifiers its context."""
     from als.generation.solve import prepare
 
     settings = {arm.prompt_idx: arm.settings(engine) for arm in arms}  # which also holds every vector against the model
+    if any(arm.vector for arm in arms):
+        engine.check_hooks()
     prompts = [text for each in settings.values() for text in prepare(engine, problems, each).prompts]
     verifies = any(arm.config.generation_mode == "latentseek" for arm in arms)
     check_context(arms[0].config, engine, problems, prompts, verifies=verifies)

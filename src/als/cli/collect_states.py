@@ -73,6 +73,7 @@ def run(config: Config) -> int:
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
     )
+    engine.check_hooks()
     prompts = prepare(engine, problems, settings).prompts
     check_context(config, engine, problems, prompts, verifies=config.label_by == "verifiers")
     threshold = config.good_example_threshold if config.label_by == "verifiers" else None

@@ -110,6 +110,13 @@ class Engine(Protocol):
             UserError: it and max_new_tokens together exceed the model's context.
         """
 
+    def check_hooks(self) -> None:
+        """Make sure that the model can be steered and its states read.
+
+        Raises:
+            UserError: how its blocks hand on the residual stream is not known here.
+        """
+
     def generate(
         self,
         prompts: Sequence[str],

@@ -102,6 +102,12 @@ class VllmEngine(TextEngine):
         except Exception as error:  # of many kinds, and often with its cause in another process
             raise UserError(f"vLLM cannot run the model {str(name_or_path)!r} here: {first_line(error)}") from error
 
+    def check_hooks(self) -> None:
+        """Make sure that every worker can be hooked; see `engines.base.Engine.check_hooks`."""
+        obstacles = [obstacle for obstacle in self.llm.collective_rpc("als_obstacle") if obstacle]
+        if obstacles:
+            raise UserError(f"vLLM cannot steer or collect states here: {obstacles[0]}; use --engine transformers")
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -145,10 +151,8 @@ class VllmEngine(TextEngine):
         order = self._order(steering, capture_states, requests.slots, max_new_tokens)
         hooked = order["steering"] is not None or capture_states
         if hooked:
-            obstacles = [said for said in self.llm.collective_rpc("als_start", args=(order,)) if said]
-            if obstacles:
-                self._unhook(hooked)  # other stages may have found nothing in their way
-                raise UserError(f"vLLM cannot steer or collect states here: {obstacles[0]}; use --engine transformers")
+            self.check_hooks()
+            self.llm.collective_rpc("als_start", args=(order,))
         salts = self._salts(ids, steering)
         todo = deque((i, divmod(i, samples)) for i in range(len(ids) * samples))
         try:

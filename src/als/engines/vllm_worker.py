@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from als.engines.capture import add_rows
+from als.errors import UserError
 from als.models import decoder_blocks
 from als.steering import steered
 
@@ -103,13 +104,14 @@ class SteeringExtension:
         if host == socket.gethostname() and pid != os.getpid():
             threading.Thread(target=_exit_after, args=(os.pidfd_open(pid),), daemon=True).start()
 
-    def als_start(self, order: Order) -> str | None:
-        """Hook in what the order asks for; an earlier order is over. Returns what stands in the way, if anything."""
+    def als_obstacle(self) -> str | None:
+        """Why the hooks would not do what they ought to in this worker; None where they will."""
+        return find_obstacle(self.model_runner)
+
+    def als_start(self, order: Order) -> None:
+        """Hook in what the order asks for; an earlier order is over."""
         self.als_stop()
-        obstacle = find_obstacle(self.model_runner)
-        if obstacle is None:
-            self._als_hooks = Hooks(self.model_runner, order)
-        return obstacle
+        self._als_hooks = Hooks(self.model_runner, order)
 
     def als_read(self, lengths: dict[int, int]) -> Report:
         """What was kept of answers that are complete, by slot and tokens; their slots start anew."""
@@ -272,10 +274,14 @@ def slot_of(name: str) -> int:
 
 
 def find_obstacle(runner: Any) -> str | None:
-    """Why the hooks would not do what they ought to in this worker; None where they will."""
+    """See `SteeringExtension.als_obstacle`."""
     if not hasattr(runner, "_model_forward") or not hasattr(runner, "input_batch"):
         return f"its {type(runner).__name__} is not the model runner that the hooks know"
-    for block in _own_blocks(runner.model).values():
+    try:
+        blocks = _own_blocks(runner.model)
+    except UserError as error:  # which would lose its kind on the way to another process
+        return str(error)
+    for block in blocks.values():
         of = next(base for base in type(block).__mro__ if "forward" in vars(base))
         name = f"{of.__module__.rpartition('.')[2]}.{of.__name__}"
         if "residual" in inspect.signature(vars(of)["forward"]).parameters and name not in PAIRS:
