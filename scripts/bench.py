@@ -97,6 +97,7 @@ class Bench:
         self.model_path = model
         self.dtype = dtype
         self.sizes = sizes
+        self.max_num_seqs = sizes.batch  # of vLLM
 
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
@@ -140,10 +141,12 @@ class Bench:
         """Our engine around vLLM."""
         from als.engines.vllm_engine import VllmEngine
 
-        return VllmEngine.load(self.model_path, dtype=self.dtype, batch_size=self.sizes.batch, options=self.vllm_room)
+        return VllmEngine.load(
+            self.model_path, dtype=self.dtype, batch_size=self.max_num_seqs, options=self.vllm_options
+        )
 
     @property
-    def vllm_room(self) -> dict[str, Any]:
+    def vllm_options(self) -> dict[str, Any]:
         """By itself vLLM takes nearly all of the memory, and two and a model lie there side by side."""
         from als.engines.vllm_engine import CPU_CACHE_BYTES
 
@@ -155,9 +158,9 @@ class Bench:
         """vLLM as people would call it, in eager mode like ours."""
         from vllm import LLM
 
-        options = {"enforce_eager": True, "max_num_seqs": self.sizes.batch, "generation_config": "vllm"}
+        options = {"enforce_eager": True, "max_num_seqs": self.max_num_seqs, "generation_config": "vllm"}
         dtype = str(self.loaded[0].dtype).removeprefix("torch.")
-        return LLM(self.model_path, dtype=dtype, **options, **self.vllm_room)
+        return LLM(self.model_path, dtype=dtype, **options, **self.vllm_options)
 
 
 def seconds(work: Callable[[], Any]) -> float:

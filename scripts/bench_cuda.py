@@ -1,11 +1,11 @@
 """What steering costs on a GPU, and how far decoding is from the memory's bandwidth, on models of real shapes.
 
     python scripts/bench_cuda.py --output bench_cuda.json
-    python scripts/bench_cuda.py --shapes tiny --device cpu --batches 1 4        # does it run?
+    python scripts/bench_cuda.py --shapes tiny --device cpu --batches 1 4 --new_tokens 9      # does it run?
 
-The weights are random, so nothing is downloaded. A step of decoding reads all weights and all of the cache once: that
-many bytes over the bandwidth of a copy is about the least it can take. Every ratio is of paired runs, one after the
-other, on the same prompts, of several lengths, and equally many tokens.
+The weights are random, so nothing is downloaded. The rows are those of bench.py, but for those that no GPU is needed
+for, and those about answers of different lengths: such models write on until they are cut off. A step of decoding reads
+all weights and all of the cache once: that many bytes over the bandwidth of a copy is about the least it can take.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench import versions
+from bench import ROOT, ROWS, Bench, Sizes, report, run_row, seconds, versions
+from safetensors.torch import save_file
 
 from als.engines.memory import cache_bytes
-from als.engines.transformers_engine import TransformersEngine
-from als.generation.json_gate import JsonGate
-from als.prompts.solver import FREE_TEXT_KEY
-from als.steering import Steering
+from als.records import Problem
 
-ROOT = Path(__file__).resolve().parents[1]
 QWEN = {"num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False}
 LLAMA = {"num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,14 +38,57 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaConfig", {**LLAMA, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32},
     ),
     "tiny": (
-        "LlamaConfig", {**LLAMA, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8}
+        "LlamaConfig", {**LLAMA, "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8}
         | {"intermediate_size": 96},
     ),
 }  # fmt: skip
+ONE_PROBLEM = ("cache", "latentseek")
+"""Rows that are the same at every batch size."""
+ROW_NAMES = ("als", "capture", "gates", "continuous", "samples", "vllm_als", "vllm", "transformers_vllm", *ONE_PROBLEM)
 
 
-def build(shape: str, device: str, tokenizer_path: str) -> tuple[Any, Any]:
-    """(model with random weights in bfloat16, tokenizer)"""
+class RandomBench(Bench):
+    """A model of a real one's shape with random weights in bfloat16, and problems of several lengths.
+
+    Attributes:
+        sizes: those of the batch that is being measured.
+    """
+
+    def __init__(self, folder: Path, loaded: tuple[Any, Any], options: argparse.Namespace) -> None:
+        super().__init__(str(folder), "bfloat16", Sizes())
+        self.loaded = loaded
+        self.max_num_seqs = max(options.batches)
+        self._options = options
+
+    def take(self, batch: int) -> None:
+        """Measure with so many answers together from here on, in whole runs with twice as many problems."""
+        new = self._options.new_tokens
+        self.sizes = Sizes(self._options.repeats, batch, new_tokens=new, problems=2 * batch, limit=new)
+
+    def close(self) -> None:
+        """End vLLM's processes, which hold memory of the GPU."""
+        started = vars(self)  # what was not asked for is not there
+        if "vllm_engine" in started:
+            self.vllm_engine.llm.engine_core.shutdown()
+        if "plain_vllm" in started:
+            self.plain_vllm.llm_engine.engine_core.shutdown()
+
+    @property
+    def problems(self) -> list[Problem]:  # type: ignore[override]
+        """A question of seven tokens, half as often to as often as it takes."""
+        longest = max(2, self._options.prompt_tokens // 7)
+        repeated = [longest - i % (longest // 2) for i in range(self.sizes.problems)]
+        return [Problem(i, "What is 23 + 45? " * times, "68") for i, times in enumerate(repeated)]
+
+    @property
+    def vllm_options(self) -> dict[str, Any]:
+        """vLLM makes weights of its own up."""
+        room = {"gpu_memory_utilization": 0.3} if torch.cuda.is_available() else super().vllm_options
+        return room | {"load_format": "dummy"}
+
+
+def build(shape: str, device: str, tokenizer_path: str, folder: Path) -> tuple[Any, Any]:
+    """(model, tokenizer); the folder gets what vLLM wants to see of a model without its weights."""
     import transformers
 
     name, arguments = SHAPES[shape]
@@ -55,26 +97,17 @@ def build(shape: str, device: str, tokenizer_path: str) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_path, padding_side="left")
     model.get_output_embeddings().weight[len(tokenizer) :] = 0  # never chosen: the gate is to read text
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_file({}, folder / "model.safetensors")
     return model, tokenizer
-
-
-def synchronised(device: str) -> None:
-    """Wait for the GPU."""
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 def copy_bandwidth(device: str) -> float:
     """Bytes a second that a copy within the device's memory reads and writes."""
     source = torch.ones(2**30 if device != "cpu" else 2**27, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    took = []
-    for _ in range(10):
-        synchronised(device)
-        started = time.perf_counter()
-        target.copy_(source)
-        synchronised(device)
-        took.append(time.perf_counter() - started)
+    took = [seconds(lambda: target.copy_(source)) for _ in range(10)]
     return 2 * source.numel() / statistics.median(took)
 
 
@@ -86,54 +119,92 @@ def step_bytes(model: Any, batch: int, tokens: float) -> float:
     return float(weights + batch * (fixed + per_token * tokens))
 
 
-def measure(model: Any, tokenizer: Any, batch: int, options: argparse.Namespace, bandwidth: float) -> dict[str, Any]:
-    """Milliseconds a step of plain decoding, its floor, and what each addition costs beside it."""
-    engine = TransformersEngine(model, tokenizer, batch_size=batch)
-    engine.ends = []  # nothing ends an answer: equally many tokens on both sides
-    longest = max(2, options.prompt_tokens // 9)
-    prompts = ["What is 23 + 45? " * (longest - i % (longest // 2)) for i in range(batch)]
-    length = statistics.mean(map(len, engine.encode(prompts)))
-    width = model.config.hidden_size
-    steering = Steering(torch.ones(width), alpha=0.0, similarity_threshold=None)
+def step_and_floor(bench: Bench, bandwidth: float) -> dict[str, float]:
+    """Milliseconds a step of plain decoding, and the least that it can take; tokens a second."""
+    batch, new_tokens = bench.sizes.batch, bench.sizes.new_tokens
+    engine, prompts = bench.engine(endless=True), bench.prompts(batch)
 
-    def decode(new_tokens: int, **more: Any) -> float:
-        synchronised(options.device)
-        started = time.perf_counter()
-        assert len(list(engine.generate(prompts, max_new_tokens=new_tokens, **more))) == batch
-        synchronised(options.device)
-        if engine.batch_size < batch:
-            raise torch.OutOfMemoryError(f"{batch} answers do not fit into memory together")
-        return time.perf_counter() - started
+    def decode(tokens: int) -> float:
+        return seconds(lambda: list(engine.generate(prompts, max_new_tokens=tokens)))
 
-    def step(**more: Any) -> float:
-        """Seconds a step, the prompt's left out."""
-        return (decode(options.new_tokens, **more) - decode(1, **more)) / float(options.new_tokens - 1)
+    decode(new_tokens)  # warms up
+    took = [(decode(new_tokens) - decode(1)) / (new_tokens - 1) for _ in range(bench.sizes.repeats)]
+    step, width = statistics.median(took), statistics.mean(map(len, engine.encode(prompts))) + new_tokens / 2
+    least = step_bytes(bench.loaded[0], batch, width) / bandwidth
+    return {"step_ms": 1000 * step, "floor_ms": 1000 * least, "tokens_per_second": batch / step}
 
-    sides: dict[str, Callable[[], float]] = {
-        "greedy": step,
-        "als": lambda: step(steering=steering),
-        "capture": lambda: step(capture_states=True),
-        "als_gated": lambda: step(steering=steering, gates=lambda: JsonGate(FREE_TEXT_KEY)),
-    }
-    for side in sides.values():
-        side()  # warms up
-    rounds = [{name: side() for name, side in sides.items()} for _ in range(options.repeats)]
 
-    def ratio(ours: str, theirs: str) -> float:
-        return float(statistics.median(took[ours] / took[theirs] for took in rounds))
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """The engine goes on with half a batch where a whole one does not fit; that is not what is to be measured.
 
-    greedy = statistics.median(took["greedy"] for took in rounds)
-    floor = step_bytes(model, batch, length + options.new_tokens // 2) / bandwidth
-    return {
-        "batch": batch,
-        "step_ms": 1000 * greedy,
-        "floor_ms": 1000 * floor,
-        "tokens_per_second": batch / greedy,
-        "step_over_floor": greedy / floor,
-        "als_over_greedy": ratio("als", "greedy"),
-        "capture_over_greedy": ratio("capture", "greedy"),
-        "als_gated_over_als": ratio("als_gated", "als"),
-    }
+    Raises:
+        torch.OutOfMemoryError: it did.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "out of memory")
+        try:
+            yield
+        except UserWarning as warning:
+            raise torch.OutOfMemoryError(str(warning)) from warning
+
+
+class Record:
+    """What was measured, printed and written as it comes: on a GPU that is lent, half of it is worth something."""
+
+    def __init__(self, path: Path | None, **about: Any) -> None:
+        self._path = path
+        self._written: dict[str, Any] = {**about, "steps": [], "rows": []}
+        print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Results as bench.py makes them."""
+        rows: list[dict[str, Any]] = self._written["rows"]
+        return rows
+
+    def add(self, kind: str, result: dict[str, Any], text: str) -> None:
+        """Keep a result of a kind, steps or rows."""
+        self._written[kind].append(result)
+        print(text, flush=True)
+        if self._path is not None:
+            self._path.write_text(json.dumps(self._written, indent=2) + "\n")
+
+
+def measure(shape: str, bench: Bench, names: Collection[str], record: Record) -> None:
+    """Rows by name; what they are about says of which model, and how many answers go together."""
+    for row in ROWS:
+        if row.name in names:
+            result = run_row(row, bench)
+            result["what"] = f"{shape}, {bench.sizes.batch} together: {result['what']}"
+            record.add("rows", result, report([result]).splitlines()[-1])
+
+
+def measure_step(shape: str, bench: Bench, bandwidth: float, record: Record) -> None:
+    """A step of plain decoding beside its floor."""
+    result = step_and_floor(bench, bandwidth)
+    times = f"{result['step_ms']:.2f} ms a step, floor {result['floor_ms']:.2f} ms"
+    text = f"{shape}, {bench.sizes.batch} together: {times}, {result['tokens_per_second']:.0f} tokens/s"
+    record.add("steps", {"shape": shape, "batch": bench.sizes.batch, **result}, text)
+
+
+def measure_shape(shape: str, options: argparse.Namespace, bandwidth: float, record: Record) -> None:
+    """Everything about one model."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = build(shape, options.device, options.tokenizer, Path(folder))
+
+        bench = RandomBench(Path(folder), loaded, options)
+        for batch in options.batches:
+            bench.take(batch)
+            try:
+                with whole_batches():
+                    measure_step(shape, bench, bandwidth, record)
+                    measure(shape, bench, set(options.rows).difference(ONE_PROBLEM), record)
+            except torch.OutOfMemoryError as error:
+                print(f"{shape}, {batch} together: {str(error).splitlines()[0]}", flush=True)
+        bench.take(8)
+        measure(shape, bench, set(options.rows).intersection(ONE_PROBLEM), record)
+        bench.close()
 
 
 def main() -> int:
@@ -141,8 +212,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["qwen2.5-7b", "llama-3.1-8b"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64, 256])
+    parser.add_argument("--rows", nargs="*", choices=ROW_NAMES, default=ROW_NAMES, help="beside steps and their floor")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--prompt_tokens", type=int, default=128)
+    parser.add_argument("--prompt_tokens", type=int, default=128, help="of the longest question")
     parser.add_argument("--new_tokens", type=int, default=129, help="the loop looks who has ended every 8 steps")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tokenizer", default=str(ROOT / ".cache" / "SmolLM2-135M-Instruct"))
@@ -153,30 +225,13 @@ def main() -> int:
         return 2
     if ":" in options.device:
         torch.cuda.set_device(options.device)
+    sys.path.insert(0, str(ROOT / "tests"))  # the oracles that keep no cache
     name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name()
     bandwidth = copy_bandwidth(options.device)
-    print(f"{name}: a copy moves {bandwidth / 1e9:.0f} GB/s")
-    results = []
-    print("| model | batch | ms a step | floor, ms | of floor | tokens/s | als | capture | als_gated |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    record = Record(options.output, device=name, gigabytes_per_second=bandwidth / 1e9, **versions())
     for shape in options.shapes:
-        model, tokenizer = build(shape, options.device, options.tokenizer)
-        for batch in options.batches:
-            try:
-                row = measure(model, tokenizer, batch, options, bandwidth)
-            except torch.OutOfMemoryError as error:
-                print(f"| {shape} | {batch} | {str(error).splitlines()[0]} | | | | | | |", flush=True)
-                continue
-            results.append({"shape": shape, **row})
-            if options.output:
-                written = {"device": name, "bandwidth": bandwidth, **versions(), "rows": results}
-                options.output.write_text(json.dumps(written, indent=2) + "\n")
-            times = f"{row['step_ms']:.2f} | {row['floor_ms']:.2f} | {row['step_over_floor']:.2f} x"
-            ratios = [f"{row[name]:.3f} x" for name in ("als_over_greedy", "capture_over_greedy", "als_gated_over_als")]
-            print(
-                f"| {shape} | {batch} | {times} | {row['tokens_per_second']:.0f} | {' | '.join(ratios)} |", flush=True
-            )
-        del model
+        measure_shape(shape, options, bandwidth, record)
+    print(f"\n{report(record.rows)}")
     return 0
 
 
