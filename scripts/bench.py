@@ -98,6 +98,7 @@ class Bench:
         self.dtype = dtype
         self.sizes = sizes
         self.max_num_seqs = sizes.batch  # of vLLM
+        self.long_runs = True  # so long that warming up would change nothing
 
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
@@ -185,10 +186,7 @@ def paired(bench: Bench, ours: Callable[[], Any], theirs: Callable[[], Any], *, 
 
 
 def rates(bench: Bench, ours: Callable[[], int], theirs: Callable[[], int]) -> list[float]:
-    """Tokens a second of ours over theirs, for sides that return how many tokens they made.
-
-    Both run for so long that warming up would change nothing.
-    """
+    """Tokens a second of ours over theirs, for sides that return how many tokens they made."""
     made: dict[Any, int] = {}
 
     def counted(side: Callable[[], int]) -> Callable[[], None]:
@@ -197,7 +195,7 @@ def rates(bench: Bench, ours: Callable[[], int], theirs: Callable[[], int]) -> l
 
         return run
 
-    times = paired(bench, counted(ours), counted(theirs), warm_up=False)
+    times = paired(bench, counted(ours), counted(theirs), warm_up=not bench.long_runs)
     return [made[ours] / made[theirs] / ratio for ratio in times]
 
 
@@ -277,6 +275,7 @@ def continuous_generate(bench: Bench) -> int:
         max_new_tokens=bench.sizes.limit, do_sample=False, eos_token_id=engine.ends, pad_token_id=0
     )
     outputs = model.generate_batch(engine.encode(bench.prompts(bench.sizes.problems)), generation_config=greedy)
+    assert len(outputs) == bench.sizes.problems, "generate_batch gave up"
     return sum(len(output.generated_tokens) for output in outputs.values())
 
 
@@ -363,7 +362,7 @@ def against_no_cache(bench: Bench) -> list[float]:
     def theirs() -> None:
         decode(bench.loaded[0], ids, formula=None, max_new_tokens=bench.sizes.limit, eos=())
 
-    return [1 / ratio for ratio in paired(bench, ours, theirs, warm_up=False)]  # minutes each
+    return [1 / ratio for ratio in paired(bench, ours, theirs, warm_up=not bench.long_runs)]
 
 
 def latentseek(bench: Bench) -> list[float]:
@@ -523,17 +522,22 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([head, *lines])
 
 
-def run_row(row: Row, bench: Bench) -> dict[str, Any]:
-    """Measure one row; what cannot run here says why."""
+def unmeasured(row: Row, bench: Bench, note: str) -> dict[str, Any]:
+    """The result of a row that says why it has none."""
     result: dict[str, Any] = {k: v for k, v in asdict(row).items() if k != "measure"}
     what = row.what.format(**asdict(bench.sizes))
-    result |= {"what": what, "measured": None, "all": [], "met": None, "note": ""}
+    return result | {"what": what, "measured": None, "all": [], "met": None, "note": note}
+
+
+def run_row(row: Row, bench: Bench) -> dict[str, Any]:
+    """Measure one row; what cannot run here says why."""
     if row.vllm and importlib.util.find_spec("vllm") is None:
-        return result | {"note": "needs vLLM: see scripts/test_vllm.sh"}
+        return unmeasured(row, bench, "needs vLLM: see scripts/test_vllm.sh")
     started = time.perf_counter()
     measured = row.measure(bench)
     median, took = statistics.median(measured), time.perf_counter() - started
-    return result | {"measured": median, "all": measured, "met": row.met(median), "took_seconds": took}
+    found = {"measured": median, "all": measured, "met": row.met(median), "took_seconds": took}
+    return unmeasured(row, bench, "") | found
 
 
 def versions() -> dict[str, str]:

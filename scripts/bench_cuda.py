@@ -11,10 +11,12 @@ all weights and all of the cache once: that many bytes over the bandwidth of a c
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -22,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import ROOT, ROWS, Bench, Sizes, report, run_row, seconds, versions
+from bench import ROOT, ROWS, Bench, Sizes, report, run_row, seconds, unmeasured, versions
 from safetensors.torch import save_file
 
 from als.engines.memory import cache_bytes
+from als.hub import first_line
 from als.records import Problem
 
 QWEN = {"num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False}
@@ -42,9 +45,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"intermediate_size": 96},
     ),
 }  # fmt: skip
+BATCHES = ("als", "capture", "gates", "samples", "continuous")
 ONE_PROBLEM = ("cache", "latentseek")
-"""Rows that are the same at every batch size."""
-ROW_NAMES = ("als", "capture", "gates", "continuous", "samples", "vllm_als", "vllm", "transformers_vllm", *ONE_PROBLEM)
+VLLM = ("vllm_als", "vllm", "transformers_vllm")
+"""The last, and at all batch sizes one after the other: vLLM holds on to the memory that it once took."""
 
 
 class RandomBench(Bench):
@@ -58,12 +62,13 @@ class RandomBench(Bench):
         super().__init__(str(folder), "bfloat16", Sizes())
         self.loaded = loaded
         self.max_num_seqs = max(options.batches)
+        self.long_runs = False
         self._options = options
 
     def take(self, batch: int) -> None:
-        """Measure with so many answers together from here on, in whole runs with twice as many problems."""
+        """Measure with so many answers together from here on, which is also how many a whole run has."""
         new = self._options.new_tokens
-        self.sizes = Sizes(self._options.repeats, batch, new_tokens=new, problems=2 * batch, limit=new)
+        self.sizes = Sizes(self._options.repeats, batch, new_tokens=new, problems=batch, limit=new)
 
     def close(self) -> None:
         """End vLLM's processes, which hold memory of the GPU."""
@@ -75,8 +80,8 @@ class RandomBench(Bench):
 
     @property
     def problems(self) -> list[Problem]:  # type: ignore[override]
-        """A question of seven tokens, half as often to as often as it takes."""
-        longest = max(2, self._options.prompt_tokens // 7)
+        """A question of ten tokens, half as often to as often as it takes."""
+        longest = max(2, self._options.prompt_tokens // 10)
         repeated = [longest - i % (longest // 2) for i in range(self.sizes.problems)]
         return [Problem(i, "What is 23 + 45? " * times, "68") for i, times in enumerate(repeated)]
 
@@ -171,40 +176,55 @@ class Record:
             self._path.write_text(json.dumps(self._written, indent=2) + "\n")
 
 
-def measure(shape: str, bench: Bench, names: Collection[str], record: Record) -> None:
-    """Rows by name; what they are about says of which model, and how many answers go together."""
+def measure(about: str, bench: Bench, names: Collection[str], record: Record) -> None:
+    """Rows by name, one after the other, whatever becomes of each."""
     for row in ROWS:
-        if row.name in names:
-            result = run_row(row, bench)
-            result["what"] = f"{shape}, {bench.sizes.batch} together: {result['what']}"
-            record.add("rows", result, report([result]).splitlines()[-1])
+        if row.name not in names:
+            continue
+        try:
+            with whole_batches():
+                result = run_row(row, bench)
+        except Exception as error:  # the next row may well run
+            traceback.print_exc()
+            result = unmeasured(row, bench, first_line(error))
+            torch.cuda.empty_cache()
+        result |= {"about": about, "batch": bench.sizes.batch, "what": f"{about}: {result['what']}"}
+        record.add("rows", result, report([result]).splitlines()[-1])
 
 
-def measure_step(shape: str, bench: Bench, bandwidth: float, record: Record) -> None:
+def measure_step(about: str, bench: Bench, bandwidth: float, record: Record) -> None:
     """A step of plain decoding beside its floor."""
-    result = step_and_floor(bench, bandwidth)
-    times = f"{result['step_ms']:.2f} ms a step, floor {result['floor_ms']:.2f} ms"
-    text = f"{shape}, {bench.sizes.batch} together: {times}, {result['tokens_per_second']:.0f} tokens/s"
-    record.add("steps", {"shape": shape, "batch": bench.sizes.batch, **result}, text)
+    try:
+        with whole_batches():
+            result: dict[str, Any] = step_and_floor(bench, bandwidth)
+        times = f"{result['step_ms']:.2f} ms a step, floor {result['floor_ms']:.2f} ms"
+        text = f"{times}, {result['tokens_per_second']:.0f} tokens/s"
+    except torch.OutOfMemoryError as error:
+        text = first_line(error)
+        result = {"note": text}
+    record.add("steps", {"about": about, "batch": bench.sizes.batch, **result}, f"{about}: {text}")
 
 
 def measure_shape(shape: str, options: argparse.Namespace, bandwidth: float, record: Record) -> None:
     """Everything about one model."""
     with tempfile.TemporaryDirectory() as folder:
-        loaded = build(shape, options.device, options.tokenizer, Path(folder))
-
-        bench = RandomBench(Path(folder), loaded, options)
-        for batch in options.batches:
-            bench.take(batch)
-            try:
-                with whole_batches():
-                    measure_step(shape, bench, bandwidth, record)
-                    measure(shape, bench, set(options.rows).difference(ONE_PROBLEM), record)
-            except torch.OutOfMemoryError as error:
-                print(f"{shape}, {batch} together: {str(error).splitlines()[0]}", flush=True)
-        bench.take(8)
-        measure(shape, bench, set(options.rows).intersection(ONE_PROBLEM), record)
-        bench.close()
+        bench = RandomBench(Path(folder), build(shape, options.device, options.tokenizer, Path(folder)), options)
+        try:
+            for batch in options.batches:
+                bench.take(batch)
+                measure_step(f"{shape}, {batch} together", bench, bandwidth, record)
+                measure(f"{shape}, {batch} together", bench, set(BATCHES).intersection(options.rows), record)
+            bench.take(8)  # LatentSeek's verifiers
+            measure(shape, bench, set(ONE_PROBLEM).intersection(options.rows), record)
+            torch.cuda.empty_cache()  # vLLM asks the device how much is free
+            for batch in options.batches:
+                bench.take(batch)
+                measure(f"{shape}, {batch} together", bench, set(VLLM).intersection(options.rows), record)
+        finally:
+            bench.close()
+    del bench
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def main() -> int:
@@ -212,7 +232,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["qwen2.5-7b", "llama-3.1-8b"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64, 256])
-    parser.add_argument("--rows", nargs="*", choices=ROW_NAMES, default=ROW_NAMES, help="beside steps and their floor")
+    rows = [*BATCHES, *ONE_PROBLEM, *VLLM]
+    parser.add_argument("--rows", nargs="*", choices=rows, default=rows, help="beside steps and their floor")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt_tokens", type=int, default=128, help="of the longest question")
     parser.add_argument("--new_tokens", type=int, default=129, help="the loop looks who has ended every 8 steps")

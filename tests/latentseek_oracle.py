@@ -81,7 +81,7 @@ def decode(
     tokens: list[int] = []
     try:
         while len(tokens) < max_new_tokens and (not tokens or tokens[-1] not in eos):
-            ids = torch.tensor([[*prompt, *tokens]])
+            ids = torch.tensor([[*prompt, *tokens]], device=model.device)
             logits = model(input_ids=ids, use_cache=False).logits[0, -1]
             tokens.append(forced[len(tokens)] if len(tokens) < len(forced) else int(logits.argmax()))
     finally:

@@ -265,6 +265,25 @@ def test_controls_belong_to_modes_that_steer(tiny_path, here, capsys) -> None:
     assert "--control" in refused(main, *greedy(tiny_path, "--control", "random"), capsys=capsys, here=here)
 
 
+def test_a_model_with_several_streams_runs_but_is_not_steered(smollm2_path, vector, here, capsys) -> None:
+    """Gemma 3n hands four copies of its state from block to block."""
+    from transformers import AutoTokenizer, Gemma3nForCausalLM, Gemma3nTextConfig
+
+    sizes = {"num_hidden_layers": LAYERS, "hidden_size": HIDDEN, "hidden_size_per_layer_input": 8, "laurel_rank": 4}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48}
+    sizes |= {"vocab_size": 49152, "vocab_size_per_layer_input": 49152, "num_kv_shared_layers": 0, "eos_token_id": 2}
+    kinds = {"layer_types": ["full_attention"] * LAYERS, "activation_sparsity_pattern": None}
+    Gemma3nForCausalLM(Gemma3nTextConfig(**sizes, **kinds)).save_pretrained(here / "gemma3n")
+    AutoTokenizer.from_pretrained(smollm2_path).save_pretrained(here / "gemma3n")
+    template = vector("v.pt")
+    for command, arguments in (
+        (main, als("gemma3n", template, "--prompts_to_run", "0")),
+        (collect_states, greedy("gemma3n", "--split", "train", "--label_by", "answer")[2:]),
+    ):
+        assert "states of shape [4, 1, 1, 32]" in refused(command, *arguments, capsys=capsys, here=here)
+    assert run(main, *greedy("gemma3n", "--prompts_to_run", "0")) == 0
+
+
 def test_hub_out_of_reach_is_told_within_40_seconds(here) -> None:
     """With the network of this machine, or the lack of it; a closed port stands for the hub either way."""
     for options in (("--model_name_or_path", "Qwen/Qwen2.5-7B-Instruct"), ("--dataset", "openai/gsm8k")):

@@ -1,5 +1,7 @@
 """What an answer takes, against what the cache of one really holds, and the batch size that follows."""
 
+import copy
+
 import pytest
 import torch
 
@@ -38,7 +40,7 @@ def test_batch_size_follows_free_memory_and_length(tiny_model, monkeypatch) -> N
 
 def test_eager_attention_also_holds_the_scores_of_a_prompt(tiny_model, monkeypatch) -> None:
     monkeypatch.setattr(memory, "_free_bytes", lambda _model: 2_000_000_000)
-    model = tiny_model("llama")
+    model = copy.deepcopy(tiny_model("llama"))  # other tests share that one
     heads, prompt = model.config.num_attention_heads, 2000
     fits = {}
     for attention in ("sdpa", "eager"):

@@ -35,7 +35,7 @@ class ArenaLayer(DynamicLayer):  # type: ignore[misc]
         self._most_rows = rows
         self._rows = 0
         self._start = self._end = 0
-        self._arenas: list[Tensor] = []  # keys and values: [most rows, H, columns, D], D may differ
+        self._arenas: list[Tensor] = []  # keys and values: [rows, H, columns, D], D may differ
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append columns for every row in use; [B, H, t, D] each."""
@@ -107,12 +107,14 @@ class ArenaLayer(DynamicLayer):  # type: ignore[misc]
         needed = before + width + new
         there = slice(before, before + width)
         for i, arena in enumerate(self._arenas):
-            held = arena[: self._rows, :, self._start : self._end].clone()
+            held = arena[: self._rows, :, self._start : self._end]
             if SLACK * needed > arena.shape[2] or rows > len(arena):
                 # Zeros: what is masked still gets multiplied by a weight of 0, which leaves NaN as NaN.
                 most = min(self._most_rows, int(SLACK * rows))
                 shape = (most, arena.shape[1], int(SLACK * needed) + 16, arena.shape[3])
                 self._arenas[i] = arena.new_zeros(shape)
+            else:
+                held = held.clone()  # where it goes may overlap with where it is
             self._arenas[i][: self._rows, :, there] = held
         self._start, self._end = before, before + width
         self._show()

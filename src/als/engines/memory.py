@@ -45,9 +45,9 @@ def _answer_bytes(model: PreTrainedModel, prompt_tokens: int, max_new_tokens: in
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     # While its prompt is run: one block's activations, and the mask; at each step: logits, also in float32.
     block = prompt_tokens * (6 * config.hidden_size + 3 * inner) * model.dtype.itemsize + prompt_tokens**2
-    # Only eager attention holds every head's scores, and its softmax once more in float32.
+    # Only eager attention holds every head's scores, which its softmax turns into float32 and then into shares.
     heads = config.num_attention_heads if config._attn_implementation == "eager" else 0
-    scores = heads * prompt_tokens**2 * (model.dtype.itemsize + 4)
+    scores = heads * prompt_tokens**2 * (8 if model.dtype == torch.float32 else model.dtype.itemsize + 8)
     logits = config.vocab_size * (model.dtype.itemsize + 8)
     return float(fixed + SLACK * per_token * (prompt_tokens + max_new_tokens) + block + scores + logits)
 

@@ -48,9 +48,6 @@ class TextEngine:
         """Tokens of the longest prompt; a UserError if it exceeds the context together with max_new_tokens."""
         return check_context(self.encode(prompts), max_new_tokens, self.context)
 
-    def check_hooks(self) -> None:
-        """Nothing to look at: see `engines.base.Engine.check_hooks`."""
-
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens, without special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))

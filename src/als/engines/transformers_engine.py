@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from als.engines.base import Gate, Output, Sampling, check_context
+from als.engines.capture import StateSums, sum_states
 from als.engines.flight import Answer, Flight, Landed
 from als.engines.text import TextEngine
 from als.engines.text_stream import TokenTextStream
@@ -52,6 +53,12 @@ class TransformersEngine(TextEngine):
         # As an index and not as the number 1: the slice which that makes is not contiguous, and torch then copies the
         # LM head once for every row. Made once, because to make it is to wait for the device.
         self._last = torch.tensor([-1], device=model.device)
+
+    def check_hooks(self) -> None:
+        """Put a token through the model with every block hooked; see `engines.base.Engine.check_hooks`."""
+        token = torch.ones(1, 1, dtype=torch.int64, device=self.model.device)
+        with torch.inference_mode(), sum_states(self.model, StateSums(1, token.new_zeros(1))):
+            self.model(input_ids=token, use_cache=False)
 
     def generate(
         self,
