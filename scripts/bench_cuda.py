@@ -79,7 +79,7 @@ class RandomBench(Bench):
             self.plain_vllm.llm_engine.engine_core.shutdown()
 
     @property
-    def problems(self) -> list[Problem]:  # type: ignore[override]
+    def problems(self) -> list[Problem]:
         """A question of ten tokens, half as often to as often as it takes."""
         longest = max(2, self._options.prompt_tokens // 10)
         repeated = [longest - i % (longest // 2) for i in range(self.sizes.problems)]
