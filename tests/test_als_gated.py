@@ -303,10 +303,11 @@ CHAIN: dict[str, tuple[str, str | None]] = {
     '{"x": {"thought process": "': ("e", "BAD"),
     "e": ('"}}', "BAD"),
     '"}}': ("<end>", "BAD"),
-    # what can no longer become valid, however it goes on
+    # what can no longer become valid is steered all the same
     "broken": ('{"final answer": 1 2, "thought process": "', "BAD"),
-    '{"final answer": 1 2, "thought process": "': ("f", "BAD"),
-    "f": (' "}', "BAD"),
+    '{"final answer": 1 2, "thought process": "': ("f", "F"),
+    "f": (' "}', None),
+    "F": (' "}', None),
     ' "}': ("<end>", "BAD"),
     # free text that never ends
     "endless": ('{"thought process" : "', "BAD"),
@@ -328,7 +329,7 @@ KNOWN: dict[str, tuple[str, int, int, bool]] = {
     "esc": ('{ "thought process": "A\\nB" }', 4, 7, True),
     "twice": ('{"thought process":"c"} {"thought process":"d " }', 1, 5, True),
     "deep": ('{"x": {"thought process": "e"}}', 0, 4, True),
-    "broken": ('{"final answer": 1 2, "thought process": "f "}', 0, 4, False),
+    "broken": ('{"final answer": 1 2, "thought process": "F "}', 2, 4, False),
     "endless": ('{"thought process" : "' + "G" * 11, 11, 12, False),
     "prose": ("It is 7.", 0, 4, False),
 }
@@ -459,7 +460,7 @@ def command(chain, tmp_path, monkeypatch) -> Callable[..., int]:
 
     def run(*more: str) -> int:
         options = ("--generation_mode", "als_gated", "--model_name_or_path", "chain", "--dtype", "float32")
-        data = ("--dataset", "asked.jsonl", "--benchmark", "gsm8k", "--max_new_tokens", str(LONGEST))
+        data = ("--dataset", "asked.jsonl", "--benchmark", "gsm8k", "--max_new_tokens", str(LONGEST), "--prefill", "")
         strength = ("--alpha", "0.5", "--similarity_threshold", "none", "--vector_name_template", "v.pt")
         return main.main([*options, *data, *strength, "--device", "cpu", *more])
 

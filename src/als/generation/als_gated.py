@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from als.errors import UserError
 from als.generation.json_gate import JsonGate
 from als.generation.solve import solve
-from als.prompts.solver import FREE_TEXT_KEY, is_json
+from als.prompts.solver import is_json
 from als.records import Problem, ResultLine
 
 if TYPE_CHECKING:
@@ -21,5 +21,5 @@ def run(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iter
     assert settings.steering is not None, "als_gated steers"
     if not is_json(settings.prompt_idx):
         raise UserError(f"als_gated steers inside JSON answers, which prompt {settings.prompt_idx} does not ask for")
-    lines = solve(engine, problems, settings, steering=settings.steering, gates=lambda: JsonGate(FREE_TEXT_KEY))
+    lines = solve(engine, problems, settings, steering=settings.steering, gates=JsonGate)
     return (line for line, _ in lines)

@@ -1,17 +1,23 @@
 """Where in a JSON answer steering may act: only inside the value of the free-text key.
 
 `JsonGate` reads an answer while it is written, a character at a time, and says whether the next token belongs
-to the free text (steer), whether the text so far can still become a valid object, and whether it has:
+to the free text (steer):
 
     gate = JsonGate()
     gate.feed('{"thought process": "First')
     gate.steering    # True: the state that chooses the next token gets the vector
 
-What counts as valid is what `json.loads` accepts from the first "{" on: NaN, Infinity and -Infinity, lone
-surrogates and repeated keys pass, control characters in strings do not. Two of its limits are not the text's
-fault and are not kept: nesting deeper than Python's recursion limit, integers of more than 4300 digits.
+The reader is lenient, because models write LaTeX and line breaks into JSON strings without escaping them:
 
-It knows nothing of models, vectors, prompts or of what the answer means; it never sees the parsed values.
+- A backslash before any character, and any control character, stay inside the string.
+- A quote ends a string only where JSON goes on behind it: with "}", or with a comma and a key. Otherwise the string
+  goes on. So `"the word "even" is"` is one string.
+- A "{" that no key and colon follow opens no object, and the search goes on. So does an object that closes without
+  the free-text key. `$x^{2}$` before the answer does no harm.
+- From `<think>` to `</think>` no object is looked for.
+
+Whether an answer is valid JSON is another question: see `holds_valid_object`.
+It knows nothing of models, vectors or prompts.
 """
 
 from __future__ import annotations
@@ -20,185 +26,211 @@ import json
 from collections.abc import Callable
 from enum import Enum, auto
 
+from als.answers.thinking import CLOSE, OPEN, answer_part
+from als.prompts.solver import FREE_TEXT_KEY, JSON_KEYS
+
 
 class State(Enum):
-    """What the reader expects next; in a number, what it read last."""
+    """What the reader expects next."""
 
-    PREAMBLE = auto()  # no brace yet: a code fence, words
-    KEY_OR_END = auto()  # after "{"
-    KEY = auto()  # after "," in an object
+    SEARCH = auto()  # "{"
+    THINKING = auto()  # "</think>"
+    KEY_START = auto()  # a quote, or "}"
+    KEY = auto()  # the rest of a key
+    KEY_ESCAPE = auto()
     COLON = auto()
     VALUE = auto()
-    VALUE_OR_END = auto()  # after "["
-    AFTER_VALUE = auto()  # "," or what closes
-    STRING = auto()  # inside a string, key or value
-    ESCAPE = auto()  # after a backslash
-    HEX_1, HEX_2, HEX_3, HEX_4 = auto(), auto(), auto(), auto()  # the digits of \uXXXX
-    WORD = auto()  # within true, null, NaN ...
-    MINUS = auto()
-    ZERO = auto()  # a leading zero: no digit may follow
-    INTEGER = auto()
-    POINT = auto()
-    FRACTION = auto()
-    EXPONENT = auto()  # the letter e
-    EXPONENT_SIGN = auto()
-    EXPONENT_DIGIT = auto()
-    COMPLETE = auto()  # the object has closed; what follows does not matter
-    BROKEN = auto()  # nothing that follows can make it valid
+    STRING = auto()  # inside a string that is a value of the object
+    ESCAPE = auto()  # after a backslash in it
+    HEX = auto()  # the digits of \uXXXX in it
+    STRING_END = auto()  # after a quote in it: "," or "}" if the string has ended
+    BARE = auto()  # a value that is no string, up to "," or "}"
+    NESTED = auto()  # inside an object or list that is a value
+    NESTED_STRING = auto()
+    NESTED_ESCAPE = auto()
+    COMPLETE = auto()  # the object with the free text has closed; what follows does not matter
 
 
-_CLOSERS = {"{": "}", "[": "]"}
-_WORDS = {"t": "rue", "f": "alse", "n": "ull", "N": "aN", "I": "nfinity"}  # first letter: the others
-_each: Callable[[str, State], dict[str, State]] = dict.fromkeys
-_SPACE, _NONZERO, _DIGITS, _HEX = " \t\n\r", "123456789", "0123456789", "0123456789abcdefABCDEF"
-_UNSIGNED = {"0": State.ZERO} | _each(_NONZERO, State.INTEGER)
-_VALUE = {'"': State.STRING, "-": State.MINUS} | _UNSIGNED
-_EXPONENT_OR_END = _each("eE", State.EXPONENT) | _each(_SPACE, State.AFTER_VALUE)
-
-# The transitions that depend on the character alone. The others are methods of the gate, in _OTHERWISE below.
-_STEPS: dict[State, dict[str, State]] = {
-    State.KEY_OR_END: _each(_SPACE, State.KEY_OR_END),
-    State.KEY: _each(_SPACE, State.KEY),
-    State.COLON: _each(_SPACE, State.COLON) | {":": State.VALUE},
-    State.VALUE: _each(_SPACE, State.VALUE) | _VALUE,
-    State.VALUE_OR_END: _each(_SPACE, State.VALUE_OR_END) | _VALUE,
-    State.AFTER_VALUE: _each(_SPACE, State.AFTER_VALUE),
-    State.ESCAPE: _each('"\\/bfnrt', State.STRING) | {"u": State.HEX_1},
-    State.HEX_1: _each(_HEX, State.HEX_2),
-    State.HEX_2: _each(_HEX, State.HEX_3),
-    State.HEX_3: _each(_HEX, State.HEX_4),
-    State.HEX_4: _each(_HEX, State.STRING),
-    State.MINUS: _UNSIGNED,
-    State.ZERO: _EXPONENT_OR_END | {".": State.POINT},
-    State.INTEGER: _EXPONENT_OR_END | {".": State.POINT} | _each(_DIGITS, State.INTEGER),
-    State.POINT: _each(_DIGITS, State.FRACTION),
-    State.FRACTION: _EXPONENT_OR_END | _each(_DIGITS, State.FRACTION),
-    State.EXPONENT: _each("+-", State.EXPONENT_SIGN) | _each(_DIGITS, State.EXPONENT_DIGIT),
-    State.EXPONENT_SIGN: _each(_DIGITS, State.EXPONENT_DIGIT),
-    State.EXPONENT_DIGIT: _each(_SPACE, State.AFTER_VALUE) | _each(_DIGITS, State.EXPONENT_DIGIT),
-}
+_SPACE = " \t\n\r"
+_LONGEST_KEY = 1000
+"""Characters. A longer one is no key: the quote that opened it was something else."""
+_HEX_DIGITS = "0123456789abcdefABCDEF"
 
 
 class JsonGate:
-    """Reads one answer as it is written: O(1) a character, memory for the open brackets and one key.
+    """Reads one answer as it is written: O(1) a character, memory for one key.
 
     The free-text `key` counts only in the object itself, not in one inside it, and with its escapes resolved.
     """
 
-    def __init__(self, key: str = "thought process") -> None:
-        self.state = State.PREAMBLE
+    def __init__(self, key: str = FREE_TEXT_KEY) -> None:
+        self.state = State.SEARCH
         self._key = key
-        self._closers: list[str] = []  # what closes each open bracket, outermost first
-        self._in_key = False
-        self._key_text = ""  # the key being read, as written, up to its closing quote
-        self._longest_key = 12 * len(key) + 1  # every character written like \ud83d\ude00, and the quote
-        self._key_matches = False  # of the key that was read last
-        self._word_left = ""
+        self._key_text = ""  # the key being read, as written
+        self._key_matches = False  # whether the current value is that of the free-text key
+        self._after_string = False  # whether a string goes on if what follows its quote turns out to be no key
+        self._found = False  # whether the object has the free text
+        self._hex_left = 0
+        self._depth = 0  # of brackets inside a nested value
+        self._tail = ""  # the last characters outside of an object, for the marks of thinking
 
     @property
     def steering(self) -> bool:
         """Whether the next token is free text: in that value's string and not within an escape."""
-        in_own_value = len(self._closers) == 1 and not self._in_key
-        return self.state is State.STRING and in_own_value and self._key_matches
-
-    @property
-    def possible(self) -> bool:
-        """Whether the text so far can still become a preamble, one valid object and whatever follows it."""
-        return self.state is not State.BROKEN
+        return self.state is State.STRING and self._key_matches
 
     @property
     def complete(self) -> bool:
-        """Whether the object has closed and is valid."""
+        """Whether the object with the free text has closed."""
         return self.state is State.COMPLETE
 
     def feed(self, text: str) -> None:
         """Read the characters that are new."""
         for char in text:
-            if self.state in (State.COMPLETE, State.BROKEN):
+            if self.state is State.COMPLETE:
                 return
-            if self._in_key and len(self._key_text) <= self._longest_key:
-                self._key_text += char
-            self.state = _STEPS.get(self.state, {}).get(char) or self._other_step(char)
+            self.state = _STEPS[self.state](self, char)
 
-    def _other_step(self, char: str) -> State:
-        step = _OTHERWISE.get(self.state)
-        return step(self, char) if step else State.BROKEN
-
-    def _read_preamble(self, char: str) -> State:
-        return self._open(char) if char == "{" else State.PREAMBLE
-
-    def _open(self, bracket: str) -> State:
-        self._closers.append(_CLOSERS[bracket])
-        return State.KEY_OR_END if bracket == "{" else State.VALUE_OR_END
-
-    def _close(self) -> State:
-        self._closers.pop()
-        return State.AFTER_VALUE if self._closers else State.COMPLETE
+    def _search(self, char: str) -> State:
+        self._tail = (self._tail + char)[-len(CLOSE) :]
+        if self.state is State.THINKING:
+            return State.SEARCH if self._tail == CLOSE else State.THINKING
+        if self._tail.endswith(OPEN):
+            return State.THINKING
+        if char != "{":
+            return State.SEARCH
+        self._found = self._after_string = False
+        return State.KEY_START
 
     def _start_key(self, char: str) -> State:
+        if char in _SPACE:
+            return State.KEY_START
         if char == '"':
-            self._in_key, self._key_text = True, ""
-            return State.STRING
-        return self._close() if char == "}" and self.state is State.KEY_OR_END else State.BROKEN
+            self._key_text = ""
+            return State.KEY
+        return self._close() if char == "}" else self._no_key(char)
+
+    def _read_key(self, char: str) -> State:
+        if char == '"':
+            return State.COLON
+        self._key_text += char
+        if char < " " or len(self._key_text) > _LONGEST_KEY:
+            return self._no_key(char)
+        return State.KEY_ESCAPE if char == "\\" else State.KEY
+
+    def _escape_in_key(self, char: str) -> State:
+        self._key_text += char
+        return State.KEY
+
+    def _read_colon(self, char: str) -> State:
+        if char in _SPACE:
+            return State.COLON
+        if char != ":":
+            return self._no_key(char)
+        try:
+            self._key_matches = json.loads(f'"{self._key_text}"') == self._key
+        except ValueError:  # a bad escape
+            self._key_matches = False
+        return State.VALUE
+
+    def _no_key(self, char: str) -> State:
+        """What was read as a key is text of the string before it, or there is no object and the search goes on."""
+        if self._after_string:
+            return self._read_string(char)
+        self.state, self._tail = State.SEARCH, ""
+        return self._search(char)
 
     def _start_value(self, char: str) -> State:
-        if char in _CLOSERS:
-            return self._open(char)
-        if char == "]" and self.state is State.VALUE_OR_END:
-            return self._close()
-        return self._start_word(char)
-
-    def _start_word(self, char: str) -> State:
-        self._word_left = _WORDS.get(char, "")
-        return State.WORD if self._word_left else State.BROKEN
-
-    def _after_minus(self, char: str) -> State:
-        return self._start_word(char) if char == "I" else State.BROKEN
-
-    def _read_word(self, char: str) -> State:
-        expected, self._word_left = self._word_left[0], self._word_left[1:]
-        if char != expected:
-            return State.BROKEN
-        return State.WORD if self._word_left else State.AFTER_VALUE
+        if char in _SPACE:
+            return State.VALUE
+        self._after_string = char == '"'
+        if char == '"':
+            self._found = self._found or self._key_matches
+            return State.STRING
+        if char in "{[":
+            self._depth = 1
+            return State.NESTED
+        return self._read_bare(char)
 
     def _read_string(self, char: str) -> State:
         if char == '"':
-            return self._end_key() if self._in_key else State.AFTER_VALUE
-        if char < " ":
-            return State.BROKEN
+            return State.STRING_END
         return State.ESCAPE if char == "\\" else State.STRING
 
-    def _end_key(self) -> State:
-        # A longer key cannot be ours. Its text was cut off, perhaps within an escape: it is not decoded.
-        fits = len(self._key_text) <= self._longest_key
-        self._key_matches = fits and json.loads('"' + self._key_text) == self._key
-        self._in_key = False
-        return State.COLON
+    def _read_escape(self, char: str) -> State:
+        self._hex_left = 4
+        return State.HEX if char == "u" else State.STRING
 
-    def _after_value(self, char: str) -> State:
-        if char == self._closers[-1]:
-            return self._close()
+    def _read_hex(self, char: str) -> State:
+        if char not in _HEX_DIGITS:  # LaTeX, such as \underline
+            return self._read_string(char)
+        self._hex_left -= 1
+        return State.HEX if self._hex_left else State.STRING
+
+    def _end_string(self, char: str) -> State:
+        if char in _SPACE:
+            return State.STRING_END
         if char == ",":
-            return State.KEY if self._closers[-1] == "}" else State.VALUE
-        return State.BROKEN
+            return State.KEY_START
+        return self._close() if char == "}" else self._read_string(char)
+
+    def _read_bare(self, char: str) -> State:
+        if char == ",":
+            return State.KEY_START
+        return self._close() if char == "}" else State.BARE
+
+    def _read_nested(self, char: str) -> State:
+        if char == '"':
+            return State.NESTED_STRING
+        self._depth += (char in "{[") - (char in "}]")
+        return State.NESTED if self._depth else State.BARE
+
+    def _read_nested_string(self, char: str) -> State:
+        if char == "\\":
+            return State.NESTED_ESCAPE
+        return State.NESTED if char == '"' else State.NESTED_STRING
+
+    def _escape_in_nested_string(self, char: str) -> State:
+        return State.NESTED_STRING
+
+    def _close(self) -> State:
+        if self._found:
+            return State.COMPLETE
+        self._tail = ""
+        return State.SEARCH
+
+
+_STEPS: dict[State, Callable[[JsonGate, str], State]] = {
+    State.SEARCH: JsonGate._search,
+    State.THINKING: JsonGate._search,
+    State.KEY_START: JsonGate._start_key,
+    State.KEY: JsonGate._read_key,
+    State.KEY_ESCAPE: JsonGate._escape_in_key,
+    State.COLON: JsonGate._read_colon,
+    State.VALUE: JsonGate._start_value,
+    State.STRING: JsonGate._read_string,
+    State.ESCAPE: JsonGate._read_escape,
+    State.HEX: JsonGate._read_hex,
+    State.STRING_END: JsonGate._end_string,
+    State.BARE: JsonGate._read_bare,
+    State.NESTED: JsonGate._read_nested,
+    State.NESTED_STRING: JsonGate._read_nested_string,
+    State.NESTED_ESCAPE: JsonGate._escape_in_nested_string,
+}
 
 
 def holds_valid_object(text: str) -> bool:
-    """Whether a finished text holds one whole JSON object; text ahead of it, fences and text behind it are allowed."""
-    gate = JsonGate()
-    gate.feed(text)
-    return gate.complete
+    """Whether a finished text holds a JSON object, as `json.loads` accepts it, with one of the keys of the answer.
 
-
-_NUMBER_ENDS = (State.ZERO, State.INTEGER, State.FRACTION, State.EXPONENT_DIGIT)
-_OTHERWISE: dict[State, Callable[[JsonGate, str], State]] = {
-    State.PREAMBLE: JsonGate._read_preamble,
-    State.KEY_OR_END: JsonGate._start_key,
-    State.KEY: JsonGate._start_key,
-    State.VALUE: JsonGate._start_value,
-    State.VALUE_OR_END: JsonGate._start_value,
-    State.STRING: JsonGate._read_string,
-    State.WORD: JsonGate._read_word,
-    State.MINUS: JsonGate._after_minus,
-    **dict.fromkeys((State.AFTER_VALUE, *_NUMBER_ENDS), JsonGate._after_value),
-}
+    Text ahead of the object, fences and text behind it are allowed.
+    """
+    answer = answer_part(text) or ""
+    decoder = json.JSONDecoder()
+    for start in (at for at, char in enumerate(answer) if char == "{"):
+        try:
+            value, _ = decoder.raw_decode(answer, start)
+        except (ValueError, RecursionError):
+            continue
+        if any(key in value for key in JSON_KEYS):
+            return True
+    return False
