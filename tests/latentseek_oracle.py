@@ -51,7 +51,8 @@ class Judge:
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
             tokens, _ = decode(self.model, ids, eos=self.eos, max_new_tokens=self.max_new_tokens)
             self.costs[text] += len(tokens)
-            found[check] = last_verdict(self.tokenizer.decode(tokens, skip_special_tokens=True))
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            found[check] = last_verdict(text) if tokens[-1] in self.eos else None
         return found
 
     def reward(self, text: str) -> float:
@@ -61,10 +62,8 @@ class Judge:
 
 
 def last_verdict(text: str) -> bool | None:
-    """The verdicts of `judging_tokenizer`, and plain ones of real models."""
-    text = text.lower().replace("verdict: ", "verdict:")
-    words = [word.split("verdict:")[1] for word in text.split() if "verdict:" in word]
-    return {"true": True, "false": False}[words[-1]] if words else None
+    """The verdict of `judging_tokenizer` that a text ends with."""
+    return {"true": True, "false": False}.get(text.rpartition("verdict:")[2])
 
 
 @torch.no_grad()

@@ -152,7 +152,7 @@ def test_smollm2_is_the_oracles(smollm2):
         for check, weight in {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}.items():
             asked = one_by_one.render(verifier_messages(check, question=question, completion=text))
             [(_, output)] = one_by_one.generate([asked], max_new_tokens=13)
-            verdicts.append(read_verdict(output.completion.text))
+            verdicts.append(read_verdict(output.completion))
             lost += weight * (verdicts[-1] is not True)
         return -lost / 6
 

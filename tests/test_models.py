@@ -15,7 +15,8 @@ import torch
 
 from als.engines.transformers_engine import TransformersEngine
 from als.errors import UserError
-from als.models import decoder_blocks, load_model, render_chat
+from als.models import decoder_blocks, load_model
+from als.prompts.chat import ChatTemplate
 from als.steering import Steering, steer
 from oracle import block_outputs, mean_states
 
@@ -326,7 +327,7 @@ def test_gguf_file(smollm2):
     assert len(decoder_blocks(model)) == 30
     assert tokenizer.padding_side == "left"
     messages = [{"role": "user", "content": "What is the capital of Italy?"}]
-    assert render_chat(tokenizer, messages) == render_chat(smollm2[1], messages)
+    assert ChatTemplate(tokenizer).render(messages) == ChatTemplate(smollm2[1]).render(messages)
     ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
     with torch.no_grad():
         assert torch.equal(model(ids).logits.argmax(-1), smollm2[0](ids).logits.argmax(-1))
@@ -509,37 +510,3 @@ def test_encoder_only_model_is_a_user_error(tmp_path, folder):
     config = T5Config(vocab_size=96, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(path)
     assert str(path) in refusal(path)
-
-
-# --- Chat
-
-
-def test_chat_ends_where_the_answer_begins(smollm2):
-    text = render_chat(smollm2[1], [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
-    assert text == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-
-
-NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
-    "{% if add_generation_prompt %}<model>{% endif %}"
-)
-
-
-def test_template_without_system_turn_gets_its_text_with_the_user(tiny_tokenizer):
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.chat_template = NO_SYSTEM
-    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
-    assert render_chat(tokenizer, [system, user]) == "<user>Be brief.\n\nHi</><model>"
-    assert render_chat(tokenizer, [user]) == "<user>Hi</><model>"
-    more = [{"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "2+2"}]
-    rendered = render_chat(tokenizer, [system, user, *more])
-    assert rendered == "<user>Be brief.\n\nHi</><assistant>Yes?</><user>2+2</><model>"
-
-
-def test_braces_in_a_question_are_text(tiny_tokenizer):
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.chat_template = NO_SYSTEM
-    assert render_chat(tokenizer, [{"role": "user", "content": r"\frac{1}{2} {{ 7*7 }}"}]) == (
-        r"<user>\frac{1}{2} {{ 7*7 }}</><model>"
-    )

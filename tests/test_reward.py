@@ -3,6 +3,7 @@
 import pytest
 
 from als.prompts.verifier import CHECKS, verifier_messages
+from als.records import Completion
 from als.reward import WEIGHTS, approvals, read_verdict, reward
 
 
@@ -19,10 +20,20 @@ from als.reward import WEIGHTS, approvals, read_verdict, reward
         ("The solution is true.", None),
         ("Verdict: truely", None),
         ("", None),
+        ("So the calculation fails.\nVerdict: False\n```", False),
+        ("Verdict: True\nif the solution passes", None),  # the instruction, quoted
+        ("Verdict: True or Verdict: False, I cannot say", None),
+        ("Verdict: True\nBut I am not sure.", None),
+        ("<think>Verdict: False\n</think>\nVerdict: True", True),
+        ("<think>It says to end with\nVerdict: False", None),
     ],
 )
 def test_reading_a_verdict(completion: str, verdict: bool | None) -> None:
-    assert read_verdict(completion) is verdict
+    assert read_verdict(Completion(completion, 9, 9, "stop", 0.0)) is verdict
+
+
+def test_a_completion_that_was_cut_off_has_no_verdict() -> None:
+    assert read_verdict(Completion("Verdict: True", 9, 9, "length", 0.0)) is None
 
 
 @pytest.mark.parametrize("check", CHECKS)

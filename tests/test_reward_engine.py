@@ -29,8 +29,8 @@ class Counting(TransformersEngine):
 
 # --- A random model whose vocabulary holds verdicts: each answer gets verdicts of its own.
 
-NEW = 4
-ENDS = [0, 17, 88]
+NEW = 12
+ENDS = [0, *range(1, 96, 8), *range(4, 96, 8)]  # a quarter of the words, true and false verdicts among them
 ANSWERS = [
     ("w3 w7 ?", "w11 \\boxed{2} w15"),
     ("w19 ?", ""),
@@ -131,5 +131,5 @@ def test_smollm2_says_the_same_alone_and_together(smollm2):
         for check in CHECKS:
             prompt = engine.render(verifier_messages(check, question=question, completion=text))
             [(_, output)] = engine.generate([prompt], max_new_tokens=SMOLLM2_NEW)
-            assert found[check] is read_verdict(output.completion.text), (question, check)
+            assert found[check] is read_verdict(output.completion), (question, check)
     assert {True, None} <= {verdict for one in verdicts for verdict in one.values()}

@@ -226,26 +226,6 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
     return [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
 
 
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    """The exact text of a prompt: the chat template's, up to where the assistant's answer begins.
-
-    Templates that know no system turn (Gemma's) get its text at the head of the user's.
-    """
-    import jinja2
-
-    def render(turns: list[dict[str, str]]) -> str:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-
-    try:
-        return render(list(messages))
-    except jinja2.TemplateError as error:
-        if len(messages) < 2 or messages[0]["role"] != "system":
-            raise UserError(f"the model's chat template refuses the conversation: {error}") from error
-        system, user, *rest = messages
-        joined = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
-        return render([joined, *rest])
-
-
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a .gguf model as a plain float32 safetensors folder, which loads in a tenth of the time.
 

@@ -13,11 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from als.answers.thinking import answer_part
+from als.errors import UserError
 from als.prompts.verifier import CHECKS, verifier_messages
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
-    from als.records import Problem
+    from als.records import Completion, Problem
 
 WEIGHTS: Mapping[str, int] = {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}
 """What a failed check costs, before dividing by the sum of weights."""
@@ -27,29 +29,50 @@ UNBOXED_PENALTY = 2
 Verdicts = dict[str, bool | None]
 """Check -> passed; None where the model gave no verdict, which counts as failed and is reported."""
 
-_VERDICT = re.compile(r"\bverdict\b[\s*_\"'`:=]*(true|false)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"\bverdict\b[\s*_\"'`:=]*(true|false)\b[\W_]*$", re.IGNORECASE)
 
 
-def read_verdict(completion: str) -> bool | None:
-    """The last verdict of a verifier's completion; None where it has none."""
-    found = _VERDICT.findall(completion)
-    return found[-1].lower() == "true" if found else None
+def read_verdict(completion: Completion) -> bool | None:
+    """The verdict on the last line of a verifier's completion; None where it has none.
+
+    A completion that was cut off, or that never left its <think>, has none: it may have quoted its instruction last.
+    """
+    answer = answer_part(completion.text)
+    if completion.finish_reason != "stop" or answer is None:
+        return None
+    lines = [line for line in answer.splitlines() if re.search(r"\w", line)]
+    found = _VERDICT.search(lines[-1]) if lines else None
+    return found[1].lower() == "true" if found else None
 
 
 def verify(engine: Engine, answers: Sequence[tuple[str, str]], *, max_new_tokens: int) -> list[Verdicts]:
-    """Put the four checks to the model for every (question, completion)."""
+    """Put the four checks to the model for every (question, completion).
+
+    Args:
+        engine: the model that checks.
+        answers: what it checks; of a completion the part behind its reasoning block, and nothing of one in it.
+        max_new_tokens: tokens that each verdict may have.
+    """
     prompts = [
-        engine.render(verifier_messages(check, question=question, completion=completion))
+        engine.render(verifier_messages(check, question=question, completion=answer_part(completion) or ""))
         for question, completion in answers
         for check in CHECKS
     ]
     outputs = dict(engine.generate(prompts, max_new_tokens=max_new_tokens))
-    passed = [read_verdict(outputs[i].completion.text) for i in range(len(prompts))]
+    passed = [read_verdict(outputs[i].completion) for i in range(len(prompts))]
     return [dict(zip(CHECKS, passed[i : i + len(CHECKS)], strict=True)) for i in range(0, len(prompts), len(CHECKS))]
 
 
-def check_verifiers(engine: Engine, problems: Sequence[Problem], *, max_new_tokens: int) -> int:
+def check_verifiers(
+    engine: Engine, problems: Sequence[Problem], *, max_new_tokens: int, verifier_max_new_tokens: int
+) -> int:
     """Make sure, before a long run, that the verifiers' prompts will fit, with answer and verdict at their longest.
+
+    Args:
+        engine: the model that checks.
+        problems: those of the run.
+        max_new_tokens: tokens that an answer may have.
+        verifier_max_new_tokens: tokens that a verdict may have.
 
     Returns:
         Tokens that such a prompt may have, the answer in it included.
@@ -62,7 +85,15 @@ def check_verifiers(engine: Engine, problems: Sequence[Problem], *, max_new_toke
         for problem in problems
         for check in CHECKS
     ]
-    return engine.check_prompts(prompts, max_new_tokens=2 * max_new_tokens) + max_new_tokens
+    longest = engine.check_prompts(prompts, max_new_tokens=0)
+    if engine.context is not None and longest + max_new_tokens + verifier_max_new_tokens > engine.context:
+        raise UserError(
+            f"a verifier's prompt of {longest} tokens, an answer of --max_new_tokens {max_new_tokens} in it and a "
+            f"verdict of --verifier_max_new_tokens {verifier_max_new_tokens} exceed the model's context of "
+            f"{engine.context}; "
+            f"give two that make at most {max(engine.context - longest, 0)} together"
+        )
+    return longest + max_new_tokens
 
 
 def approvals(verdicts: Verdicts) -> int:

@@ -43,6 +43,9 @@ AVERAGED_DETAILS = (
     "without_verdict",
 )
 
+TEMPLATE_HASH = "chat_template_hash"
+"""Field of config.json that says which chat template made the prompts; older folders lack it."""
+
 LATER_FIELDS = {"engine": "transformers"}
 """Fields of config.json that the oldest folders lack, and what held for those."""
 
@@ -176,6 +179,30 @@ class RunFolder:
                     "the data has changed; --overwrite moves the answers aside, --run_name writes elsewhere"
                 )
 
+    def check_prompts(self, prompts: Mapping[int, str]) -> None:
+        """Make sure that the lines on disk answer the prompts of now.
+
+        Folders of versions that did not record the chat template go on with a note: their templates may have shown the
+        date of the day.
+
+        Args:
+            prompts: the prompt of each problem, by index.
+
+        Raises:
+            UserError: a line answers another prompt, though all that is recorded agrees.
+        """
+        answered = [line for line in self.lines if not line.failed and line.index in prompts]
+        others = sum(line.prompt != prompts[line.index] for line in answered)
+        said = f"{others} of {len(answered)} answers in {str(self.path)!r} are to other prompts than those of now"
+        if TEMPLATE_HASH not in read_json(self.path / CONFIG):
+            if answered:
+                warnings.warn(f"{said}; this folder does not say which chat template it was made with", stacklevel=2)
+        elif others:
+            raise UserError(
+                f"{said}: the solver prompt has changed since; --overwrite moves the answers aside, --run_name writes "
+                "elsewhere"
+            )
+
     def append(self, line: ResultLine) -> None:
         """Write one line; it is on the disk when this returns."""
         assert self._file is not None, "open() comes first"
@@ -245,6 +272,8 @@ class RunFolder:
 
     def _check_same(self, config: Json) -> None:
         then, now = LATER_FIELDS | read_json(self.path / CONFIG), LATER_FIELDS | config
+        if TEMPLATE_HASH not in then:
+            now = {name: value for name, value in now.items() if name != TEMPLATE_HASH}  # see check_prompts
         differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         if differing:
             fields = "; ".join(f"{name}: then {then.get(name)!r}, now {now.get(name)!r}" for name in differing)

@@ -126,7 +126,7 @@ def _by_verifiers(
         start += len(batch)  # not the batch size, which the engine lowers when memory runs out
         answered = list(_answer(engine, batch, settings, drawing=drawing))
         asked = [(line.question, line.completion) for line, output in answered if output]
-        verdicts = iter(verify(engine, asked, max_new_tokens=settings.max_new_tokens))
+        verdicts = iter(verify(engine, asked, max_new_tokens=settings.verifier_tokens))
         for line, output in answered:
             passed = next(verdicts) if output else {}
             yield _example(line, output, good=approvals(passed) >= threshold, verdicts=passed)

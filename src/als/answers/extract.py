@@ -9,6 +9,7 @@ The rules, in the order of a prompt that asks for a box; a prompt that asks for 
     phrase       what follows "#### ", "the answer is", "Answer:"
     last_math    the last formula of the last line that has one (math-500 only)
     last_number  the last number
+What stands before the last </think> is not read; a completion that never closes its <think> has no answer.
 The answer is the text as it stands there; what it is worth is the judge's business.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from als.answers import numbers
+from als.answers.thinking import answer_part
 from als.benchmarks import benchmark_named
 from als.prompts.solver import is_json
 
@@ -51,7 +53,10 @@ def extract(completion: str, *, benchmark: str, prompt_idx: int) -> Extraction:
     Raises:
         UserError: the benchmark or the prompt index is unknown.
     """
-    text = completion[-MAX_COMPLETION_CHARS:]
+    answer = answer_part(completion)
+    if answer is None:
+        return Extraction(None, None)
+    text = answer[-MAX_COMPLETION_CHARS:]
     is_numeric = benchmark_named(benchmark).family == "number"
     for name in _rule_order(is_json(prompt_idx), is_numeric):
         if answer := _RULES[name](text, is_numeric):

@@ -13,16 +13,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import FolderConfig, shared
-from als.cli.pipeline import check_context, identity, record, run_root, shard
+from als.cli.pipeline import check_context, effective_prefill, identity, record, run_root, shard
 
 if TYPE_CHECKING:
     from als.cli.main import Config
     from als.engines.base import Engine
     from als.generation.settings import Settings
+    from als.generation.solve import Prepared
     from als.records import Problem, ResultLine
     from als.runlog import Json, RunFolder
     from als.steering import Steering
     from als.vectors import SteeringVector
+
+
+LATENTSEEK_OPTIONS = (
+    "lr",
+    "k",
+    "max_num_steps",
+    "reward_threshold",
+    "grad_clip",
+    "rule_format_string",
+    "keep",
+    "verifier_max_new_tokens",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +64,9 @@ class Arm:
             prompt_idx=self.prompt_idx,
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
+            system_prompt=config.system_prompt,
+            prefill=effective_prefill(config, engine, self.prompt_idx),
+            verifier_max_new_tokens=config.verifier_max_new_tokens,
             steering=_steering(config, self.vector, engine) if self.vector else None,
             self_consistency=SelfConsistencySettings(config.sc_k, config.temperature),
             latentseek=LatentSeekSettings(
@@ -137,26 +153,34 @@ def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> li
     Returns:
         The summary of each; None where other processes have not done their share yet.
     """
-    check(arms, engine, problems)
+    prepared = check(arms, engine, problems)
     for arm in arms:  # opened again one at a time: a large grid has more folders than a process may hold open
         config = arm.config
         with arm.folder.open(arm.identity(engine), resume=config.resume, overwrite=config.overwrite, goes_on=False):
             arm.folder.check_problems(problems)
+            arm.folder.check_prompts(prepared[arm.prompt_idx].by_index())
     summaries = [_run(arm, engine, problems) for arm in arms]
     # Whoever shares the run may have finished an arm after this process had; the last one sees all of them complete.
     return [summary or _finish(arm, engine, problems) for arm, summary in zip(arms, summaries, strict=True)]
 
 
-def check(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> None:
-    """Make sure that vectors fit the model and can be added to it, and prompts and verifiers its context."""
+def check(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> dict[int, Prepared]:
+    """Make sure that vectors fit the model and can be added to it, and prompts and verifiers its context.
+
+    Returns:
+        The prompts, by solver prompt.
+    """
     from als.generation.solve import prepare
 
     settings = {arm.prompt_idx: arm.settings(engine) for arm in arms}  # which also holds every vector against the model
     if any(arm.vector for arm in arms):
         engine.check_hooks()
-    prompts = [text for each in settings.values() for text in prepare(engine, problems, each).prompts]
+    prepared = {idx: prepare(engine, problems, each) for idx, each in settings.items()}
+    prompts = [text for each in prepared.values() for text in each.prompts]
     verifies = any(arm.config.generation_mode == "latentseek" for arm in arms)
-    check_context(arms[0].config, engine, problems, prompts, verifies=verifies)
+    verifier_tokens = max(each.verifier_tokens for each in settings.values()) if verifies else None
+    check_context(arms[0].config, engine, problems, prompts, verifier_tokens=verifier_tokens)
+    return prepared
 
 
 def _run(arm: Arm, engine: Engine, problems: list[Problem]) -> Json | None:
@@ -254,7 +278,7 @@ def _mode_fields(config: Config) -> dict[str, Any]:
     """The options that identify a run of this mode."""
     names = {
         "self_consistency": ("sc_k", "temperature", "sc_steered"),
-        "latentseek": ("lr", "k", "max_num_steps", "reward_threshold", "grad_clip", "rule_format_string", "keep"),
+        "latentseek": LATENTSEEK_OPTIONS,
     }
     return {name: getattr(config, name) for name in names.get(config.generation_mode, ())}
 

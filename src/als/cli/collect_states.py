@@ -11,8 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
-from als.cli.pipeline import check_context, exit_code, identity, load_engine, read_problems, record, run_root, shard
+from als.cli.options import (
+    DataConfig,
+    FolderConfig,
+    ModelConfig,
+    PromptConfig,
+    VerifierConfig,
+    check,
+    option,
+    run_command,
+)
+from als.cli.pipeline import (
+    check_context,
+    effective_prefill,
+    exit_code,
+    identity,
+    load_engine,
+    read_problems,
+    record,
+    run_root,
+    shard,
+)
 from als.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FolderConfig, DataConfig, ModelConfig):
+class Config(FolderConfig, DataConfig, PromptConfig, VerifierConfig, ModelConfig):
     """Which problems are answered by which model, and how the answers are labelled."""
 
     split: str = option("Split of the data set.", "train")
@@ -45,6 +64,7 @@ class Config(FolderConfig, DataConfig, ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_folder()
+        self.check_verifier()
         check(self.start_data_idx >= 0, "start_data_idx", self.start_data_idx, "at least 0")
         check(self.samples_per_problem >= 1, "samples_per_problem", self.samples_per_problem, "at least 1")
         if self.temperature is not None:
@@ -72,11 +92,15 @@ def run(config: Config) -> int:
         prompt_idx=config.solver_prompt_idx,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
+        system_prompt=config.system_prompt,
+        prefill=effective_prefill(config, engine, config.solver_prompt_idx),
+        verifier_max_new_tokens=config.verifier_max_new_tokens,
     )
     engine.check_hooks()
     prompts = prepare(engine, problems, settings).prompts
-    check_context(config, engine, problems, prompts, verifies=config.label_by == "verifiers")
-    threshold = config.good_example_threshold if config.label_by == "verifiers" else None
+    verifies = config.label_by == "verifiers"
+    check_context(config, engine, problems, prompts, verifier_tokens=settings.verifier_tokens if verifies else None)
+    threshold = config.good_example_threshold if verifies else None
     fields = identity(
         config,
         engine,
@@ -84,11 +108,13 @@ def run(config: Config) -> int:
         mode="state_collection",
         label_by=config.label_by,
         good_example_threshold=threshold,
+        verifier_max_new_tokens=config.verifier_max_new_tokens if verifies else None,
         **_drawing_fields(config),
     )
     problems = samples_of(problems, config.samples_per_problem)
     with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
         folder.check_problems(problems)
+        folder.check_prompts(prepare(engine, problems, settings).by_index())
         folder.drop_unfinished()
         own = share.share(problems)
         examples = _collect(config, engine, own, folder, settings)

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from als.cli.arms import evaluate, load_steering_vector, make_arm, refuse_started
-from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
+from als.cli.options import (
+    DataConfig,
+    FolderConfig,
+    ModelConfig,
+    PromptConfig,
+    VerifierConfig,
+    check,
+    option,
+    run_command,
+)
 from als.cli.pipeline import exit_code, load_engine, read_problems
 from als.cli.steering_options import StrengthConfig, VectorConfig, check_prompts
 from als.controls import CONTROLS
@@ -19,7 +28,7 @@ from als.generation import MODES, STEERED_MODES, TRANSFORMERS_MODES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FolderConfig, StrengthConfig, VectorConfig, DataConfig, ModelConfig):
+class Config(FolderConfig, StrengthConfig, VectorConfig, DataConfig, PromptConfig, VerifierConfig, ModelConfig):
     """Which mode, on which problems, with which vector."""
 
     generation_mode: str = option("How answers are generated.", choices=MODES)
@@ -57,6 +66,7 @@ class Config(FolderConfig, StrengthConfig, VectorConfig, DataConfig, ModelConfig
         super().__post_init__()
         self.check_folder()
         self.check_vector()
+        self.check_verifier()
         self._check_modes()
         check(self.start_data_idx >= 0, "start_data_idx", self.start_data_idx, "at least 0")
         check(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_started, run_config
 from als.cli.main import Config as RunConfig
-from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, option, run_command
+from als.cli.options import DataConfig, FolderConfig, ModelConfig, PromptConfig, check, option, run_command
 from als.cli.pipeline import exit_code, load_engine, read_problems
 from als.cli.steering_options import OnePromptConfig, StrengthConfig
 from als.controls import CONTROLS
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FolderConfig, StrengthConfig, OnePromptConfig, DataConfig, ModelConfig):
+class Config(FolderConfig, StrengthConfig, OnePromptConfig, DataConfig, PromptConfig, ModelConfig):
     """Which vector is held against how many controls."""
 
     controls: int = option("Controls of each kind; negative has one.", 20)

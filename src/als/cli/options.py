@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import json
 import signal
 import sys
 import threading
 import types
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from als.errors import UserError, is_out_of_memory
@@ -129,6 +130,17 @@ def number_or_auto(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor 'auto'") from None
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object such as '{{\"enable_thinking\": false}}'")
+    return value
+
+
 def shared(config: Any, other: type[Any]) -> dict[str, Any]:
     """The options of a command that another command has too, by name."""
     names = {field.name for field in dataclasses.fields(other)}
@@ -185,6 +197,11 @@ class ModelConfig:
     attn_implementation: str | None = option("Attention of transformers: sdpa, eager, flash_attention_2.", None)
     allow_pickle: bool = option("Also read weights from pytorch_model.bin, which can run code as it is read.", False)
     trust_remote_code: bool = option("Run the modelling code that comes with the model.", False)
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        "Variables of the model's chat template as a JSON object, for example '{\"enable_thinking\": false}'.",
+        None,
+        type=json_object,
+    )
     engine: str = option(
         "transformers, or vllm, the faster one, which has to be installed: pip install 'als-steering[vllm]'.",
         "transformers",
@@ -225,6 +242,34 @@ class ModelConfig:
         for name in ENGINE_OPTIONS[other]:
             if (value := getattr(self, name)) is not None:
                 raise UserError(f"--{name} {value} needs --engine {other}; this run's is --engine {self.engine}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """How a problem is put to the model, beyond the choice of a solver prompt."""
+
+    system_prompt: str | None = option(
+        "System text in place of the solver prompt's own; an empty one leaves the system turn out.", None
+    )
+    prefill: str | None = option(
+        "Beginning of the assistant's answer, which the model continues; an empty one is none. "
+        'Otherwise {"thought process": " for prompt 1 and none for prompt 0.',
+        None,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifierConfig:
+    """How long verdicts may be."""
+
+    verifier_max_new_tokens: int | None = option(
+        "Generated tokens a verifier may have; otherwise as many as --max_new_tokens.", None
+    )
+
+    def check_verifier(self) -> None:
+        """Raise a UserError where the number is none."""
+        value = self.verifier_max_new_tokens
+        check(value is None or value >= 1, "verifier_max_new_tokens", value, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

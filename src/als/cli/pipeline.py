@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.cli.options import ENGINE_OPTIONS, DataConfig, FolderConfig, ModelConfig
+from als.cli.options import ENGINE_OPTIONS, DataConfig, FolderConfig, ModelConfig, PromptConfig
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
@@ -63,7 +63,12 @@ def _load_transformers(config: ModelConfig) -> TransformersEngine:
         allow_pickle=config.allow_pickle,
         trust_remote_code=config.trust_remote_code,
     )
-    return TransformersEngine(model, tokenizer, batch_size=config.batch_size or 1)  # see check_context
+    return TransformersEngine(
+        model,
+        tokenizer,
+        batch_size=config.batch_size or 1,  # see check_context
+        chat_template_kwargs=config.chat_template_kwargs,
+    )
 
 
 def _load_vllm(config: ModelConfig) -> VllmEngine:
@@ -77,12 +82,18 @@ def _load_vllm(config: ModelConfig) -> VllmEngine:
         trust_remote_code=config.trust_remote_code,
         batch_size=config.batch_size or VLLM_MOST,  # it admits what fits into memory
         seed=config.seed,
+        chat_template_kwargs=config.chat_template_kwargs,
         options={name: value for name in ENGINE_OPTIONS["vllm"] if (value := getattr(config, name)) is not None},
     )
 
 
 def check_context(
-    config: ModelConfig, engine: Engine, problems: Sequence[Problem], prompts: Sequence[str], *, verifies: bool
+    config: ModelConfig,
+    engine: Engine,
+    problems: Sequence[Problem],
+    prompts: Sequence[str],
+    *,
+    verifier_tokens: int | None,
 ) -> None:
     """Make sure that prompts and answers fit into the model's context; with --batch_size auto, into memory too.
 
@@ -91,7 +102,8 @@ def check_context(
         engine: of the model.
         problems: those that the run is about.
         prompts: everything that is put to the model as it is.
-        verifies: whether answers will go through the verifiers, whose prompts hold them.
+        verifier_tokens: tokens that a verdict may have where answers go through the verifiers, whose prompts hold
+            them; None where they do not.
 
     Raises:
         UserError: a prompt is too long.
@@ -101,14 +113,32 @@ def check_context(
     from als.reward import check_verifiers
 
     longest = engine.check_prompts(prompts, max_new_tokens=config.max_new_tokens)
-    if verifies:
-        longest = max(longest, check_verifiers(engine, problems, max_new_tokens=config.max_new_tokens))
+    new_tokens = config.max_new_tokens
+    if verifier_tokens is not None:
+        with_answers = check_verifiers(
+            engine, problems, max_new_tokens=new_tokens, verifier_max_new_tokens=verifier_tokens
+        )
+        longest, new_tokens = max(longest, with_answers), max(new_tokens, verifier_tokens)
     if config.batch_size is None and config.engine == "transformers":
         from als.engines.memory import fitting_batch_size
 
-        fits = fitting_batch_size(engine.model, prompt_tokens=longest, max_new_tokens=config.max_new_tokens)
+        fits = fitting_batch_size(engine.model, prompt_tokens=longest, max_new_tokens=new_tokens)
         engine.batch_size = fits
         warnings.warn(f"--batch_size auto: {fits} answers together", stacklevel=2)
+
+
+def effective_prefill(config: PromptConfig, engine: Engine, prompt_idx: int) -> str:
+    """The beginning of the answers to a solver prompt: --prefill, or the prompt's own.
+
+    A model that is made to think first does not begin with its answer: it gets no prefill unless asked for.
+    """
+    from als.answers.thinking import opened_block
+    from als.prompts.solver import default_prefill
+
+    if config.prefill is not None:
+        return config.prefill
+    asked = engine.render([{"role": "user", "content": "Hello."}])
+    return "" if opened_block(asked) else default_prefill(prompt_idx)
 
 
 def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:
@@ -140,6 +170,10 @@ def identity(config: Any, engine: Engine, *, prompt_idx: int, mode: str, **more:
         "prompt_idx": prompt_idx,
         "max_new_tokens": config.max_new_tokens,
         "seed": config.seed,
+        "chat_template_hash": engine.template.hash,
+        "chat_template_kwargs": config.chat_template_kwargs or None,
+        "system_prompt": config.system_prompt,
+        "prefill": effective_prefill(config, engine, prompt_idx) or None,
         **more,
     }
 

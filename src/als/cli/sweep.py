@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from als.cli.arms import Arm, evaluate, load_steering_vector, make_arm, refuse_started, run_config
 from als.cli.main import Config as RunConfig
-from als.cli.options import DataConfig, FolderConfig, ModelConfig, check, number_or_none, option, run_command, shared
+from als.cli.options import (
+    DataConfig,
+    FolderConfig,
+    ModelConfig,
+    PromptConfig,
+    check,
+    number_or_none,
+    option,
+    run_command,
+    shared,
+)
 from als.cli.pipeline import exit_code, load_engine, read_problems, run_root
 from als.cli.steering_options import ALPHA_SCALES, OnePromptConfig
 from als.errors import UserError
@@ -38,7 +48,7 @@ HEAT_MAP = "sweep.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FolderConfig, OnePromptConfig, DataConfig, ModelConfig):
+class Config(FolderConfig, OnePromptConfig, DataConfig, PromptConfig, ModelConfig):
     """Which settings are tried, and on what."""
 
     alphas: str = option("Strengths to try, separated by commas.", "0,0.1,0.3,0.6")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from als.prompts.chat import ChatTemplate
     from als.steering import Steering, Trace
 
 
@@ -100,8 +101,18 @@ class Engine(Protocol):
     batch_size: int
     """Completions that are in flight together."""
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The exact prompt text of a conversation, by the model's chat template."""
+    context: int | None
+    """Positions that the model knows; None for any number."""
+    template: ChatTemplate
+    """The model's chat template with the run's arguments for it."""
+
+    def render(self, messages: Sequence[dict[str, str]], *, prefill: str = "") -> str:
+        """The exact prompt text of a conversation, by the model's chat template.
+
+        Args:
+            messages: turns with `role` and `content`.
+            prefill: the beginning of the assistant's answer; the model goes on behind it.
+        """
 
     def check_prompts(self, prompts: Sequence[str], *, max_new_tokens: int) -> int:
         """Tokens of the longest prompt.

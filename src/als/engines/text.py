@@ -5,12 +5,13 @@ The base class of the engines. It knows the tokenizer and where answers end; it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from als.engines.base import Output, check_context
 from als.engines.text_stream import TokenTextStream
-from als.models import encode_prompts, end_tokens, render_chat
+from als.models import encode_prompts, end_tokens
+from als.prompts.chat import ChatTemplate
 from als.records import Completion
 from als.steering import Trace
 
@@ -25,20 +26,29 @@ class TextEngine:
     Attributes:
         model: the transformers model, perhaps without its weights: it knows layers, widths, dtype and end tokens.
         tokenizer: its tokenizer, with a chat template.
+        template: the chat template with the run's arguments for it.
         ends: ids of the tokens that end an answer.
         context: positions that the model knows; None for any number.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, context: int | None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int | None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer, chat_template_kwargs)
         self.ends = sorted(end_tokens(model, tokenizer))
         self.context = context
         self._texts: dict[int, str] = {}
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The exact prompt text of a conversation, by the model's chat template."""
-        return render_chat(self.tokenizer, messages)
+    def render(self, messages: Sequence[dict[str, str]], *, prefill: str = "") -> str:
+        """The exact prompt text of a conversation; see `als.prompts.chat.ChatTemplate.render`."""
+        return self.template.render(messages, prefill=prefill)
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, which spell out their special tokens: the tokenizer adds none."""

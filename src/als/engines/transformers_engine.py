@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,16 @@ class TransformersEngine(TextEngine):
         generated_tokens: tokens of every answer so far, for whomever asks what something cost.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 32,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        super().__init__(model, tokenizer, context=limit)
+        super().__init__(model, tokenizer, context=limit, chat_template_kwargs=chat_template_kwargs)
         self.batch_size = batch_size
         self.generated_tokens = 0
         accepted = inspect.signature(model.forward).parameters

@@ -29,6 +29,7 @@ from als.engines.vllm_worker import Order, Report, SteeringOrder, request_name, 
 from als.errors import UserError
 from als.hub import first_line
 from als.models import load_skeleton, resolve_dtype
+from als.prompts.chat import ChatTemplate
 from als.steering import Steering, layer_vector
 
 if TYPE_CHECKING:
@@ -51,8 +52,17 @@ class VllmEngine(TextEngine):
         batch_size: answers in flight together.
     """
 
-    def __init__(self, llm: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(model, tokenizer, context=llm.model_config.max_model_len)
+    def __init__(
+        self,
+        llm: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            model, tokenizer, context=llm.model_config.max_model_len, chat_template_kwargs=chat_template_kwargs
+        )
         self.llm = llm
         self.batch_size: int = llm.vllm_config.scheduler_config.max_num_seqs
         self._runs = 0
@@ -69,6 +79,7 @@ class VllmEngine(TextEngine):
         trust_remote_code: bool = False,
         batch_size: int = 32,
         seed: int = 42,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> VllmEngine:
         """Start vLLM with a model. A .gguf file is converted once, into the user's cache folder.
@@ -76,6 +87,7 @@ class VllmEngine(TextEngine):
         Args:
             name_or_path: as dtype, device and the two permissions, see `als.models.load_model`.
             batch_size: answers in flight together.
+            chat_template_kwargs: see `als.prompts.chat.ChatTemplate`.
             options: more arguments of vLLM's EngineArgs, for example tensor_parallel_size.
 
         Raises:
@@ -88,6 +100,7 @@ class VllmEngine(TextEngine):
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
+        ChatTemplate(tokenizer, chat_template_kwargs)  # which should not wait for vLLM to start
         arguments: dict[str, Any] = {
             "model": model.name_or_path,
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -98,9 +111,10 @@ class VllmEngine(TextEngine):
             **(options or {}),
         }
         try:
-            return cls(_start(arguments, platform), model, tokenizer)
+            llm = _start(arguments, platform)
         except Exception as error:  # of many kinds, and often with its cause in another process
             raise UserError(f"vLLM cannot run the model {str(name_or_path)!r} here: {first_line(error)}") from error
+        return cls(llm, model, tokenizer, chat_template_kwargs=chat_template_kwargs)
 
     def check_hooks(self) -> None:
         """Make sure that every worker can be hooked; see `engines.base.Engine.check_hooks`."""

@@ -36,23 +36,27 @@ def run(engine: TransformersEngine, problems: Sequence[Problem], settings: Setti
     prepared = prepare(engine, problems, settings)
     yield from prepared.failures
     for problem, prompt in zip(prepared.problems, prepared.prompts, strict=True):
-        yield Search(engine, problem, prompt, settings).run()
+        yield Search(engine, problem, prompt, settings, opening=prepared.opening).run()
 
 
 class Search:
     """The search for one problem's answer.
 
     Attributes:
+        opening: how the answer begins; the prompt ends with it.
         texts: every text tried, the greedy answer first.
         rewards: the reward of each.
         verdicts: the four verdicts on each.
     """
 
-    def __init__(self, engine: TransformersEngine, problem: Problem, prompt: str, settings: Settings) -> None:
+    def __init__(
+        self, engine: TransformersEngine, problem: Problem, prompt: str, settings: Settings, *, opening: str = ""
+    ) -> None:
         self.engine = engine
         self.problem = problem
         self.prompt = prompt
         self.settings = settings
+        self.opening = opening
         self.texts: list[Continuation] = []
         self.rewards: list[float] = []
         self.verdicts: list[Verdicts] = []
@@ -81,13 +85,15 @@ class Search:
 
     def _try(self, text: Continuation) -> None:
         """Reward a text by the four verifiers and the format rule."""
-        asked = [(self.problem.question, text.text)]
-        verdicts = verify(self.engine, asked, max_new_tokens=self.settings.max_new_tokens)[0]
+        answer = self.opening + text.text
+        verdicts = verify(self.engine, [(self.problem.question, answer)], max_new_tokens=self.settings.verifier_tokens)[
+            0
+        ]
         # Only the boxed prompt asks for a box; against JSON the rule would put every threshold out of reach.
         ruled = self.seek.boxed_rule and not is_json(self.settings.prompt_idx)
         self.texts.append(text)
         self.verdicts.append(verdicts)
-        self.rewards.append(reward(verdicts, unboxed=ruled and "\\boxed{" not in text.text))
+        self.rewards.append(reward(verdicts, unboxed=ruled and "\\boxed{" not in answer))
 
     def _search(self, decoder: LatentDecoder, latents: Tensor) -> None:
         """Gradient steps on `latents` ([n, D] float32), each followed by a new text."""
@@ -112,19 +118,22 @@ class Search:
     def _line(self, decoder: LatentDecoder, updated: int, seconds: float) -> ResultLine:
         best = max(range(len(self.rewards)), key=self.rewards.__getitem__)  # the first among equals
         kept = self.texts[best if self.seek.keep == "best" else -1]
+        text = self.opening + kept.text
         completion = Completion(
-            kept.text, decoder.prompt_tokens, len(kept.tokens), "stop" if kept.stopped else "length", seconds
+            text, decoder.prompt_tokens, len(kept.tokens), "stop" if kept.stopped else "length", seconds
         )
         details: dict[str, Any] = dict(
-            **form_details(kept.text, kept.tokens, self.settings),
+            **form_details(text, kept.tokens, self.settings),
             rewards=self.rewards,
             steps=len(self.rewards) - 1,
             updated_tokens=updated,
             without_verdict=sum(passed is None for verdicts in self.verdicts for passed in verdicts.values()),
         )
 
-        def make() -> ResultLine:
-            verdict = judge(kept.text, self.problem, self.settings)
-            return result_line(self.problem, self.prompt, completion, verdict, **details)
+        asked = self.prompt.removesuffix(self.opening)
 
-        return line_or_failure(make, self.problem, self.prompt, completion)
+        def make() -> ResultLine:
+            verdict = judge(text, self.problem, self.settings)
+            return result_line(self.problem, asked, completion, verdict, **details)
+
+        return line_or_failure(make, self.problem, asked, completion)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from als.answers.judge import judge_answer
-from als.generation.solve import form_details, judge, line_or_failure, prepare, steering_details
+from als.generation.solve import form_details, judge, line_or_failure, prepare, steering_details, with_opening
 from als.records import Problem, ResultLine, Verdict, result_line
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def run(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Iter
     waiting: dict[int, dict[int, Output]] = {}
     for position, output in outputs:
         index, sample = divmod(position, chosen.samples)
-        waiting.setdefault(index, {})[sample] = output
+        waiting.setdefault(index, {})[sample] = with_opening(output, prepared.opening)
         if len(waiting[index]) == chosen.samples:
             samples = [output for _, output in sorted(waiting.pop(index).items())]
-            problem, prompt = prepared.problems[index], prepared.prompts[index]
+            problem, prompt = prepared.problems[index], prepared.asked(index)
             make = partial(_line, problem, prompt, samples, settings)
             yield line_or_failure(make, problem, prompt, samples[0].completion)
 

@@ -44,7 +44,18 @@ class Settings:
     prompt_idx: int = 0
     max_new_tokens: int = 1024
     seed: int = 42
+    system_prompt: str | None = None
+    """In place of the prompt's own system text; None keeps that, an empty one is none."""
+    prefill: str = ""
+    """The beginning of the assistant's answer, which the model continues."""
+    verifier_max_new_tokens: int | None = None
+    """Tokens that a verifier may have; None for max_new_tokens."""
     steering: Steering | None = None
     """For the modes that steer."""
     self_consistency: SelfConsistencySettings = field(default_factory=SelfConsistencySettings)
     latentseek: LatentSeekSettings = field(default_factory=LatentSeekSettings)
+
+    @property
+    def verifier_tokens(self) -> int:
+        """Tokens that a verifier may have."""
+        return self.verifier_max_new_tokens or self.max_new_tokens

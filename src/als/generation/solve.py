@@ -8,11 +8,12 @@ A mode is a function of (engine, problems, settings) that yields results lines a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from als.answers.judge import judge_completion
+from als.answers.thinking import opened_block
 from als.generation.json_gate import holds_valid_object
 from als.prompts.solver import is_json, solver_messages
 from als.records import Completion, Problem, ResultLine, Verdict, failure_line, result_line
@@ -33,23 +34,47 @@ class Prepared:
 
     problems: list[Problem]
     prompts: list[str]
+    """The exact texts that the model is given, the beginning of the answer included."""
+    opening: str
+    """How every answer begins: a <think> that the chat template opens, then the prefill. Part of the completion."""
     failures: list[ResultLine]
+
+    def asked(self, position: int) -> str:
+        """A prompt without the beginning of the answer: what a results line calls the prompt."""
+        return self.prompts[position].removesuffix(self.opening)
+
+    def by_index(self) -> dict[int, str]:
+        """The same of all problems, by the problem's index."""
+        return {problem.index: self.asked(position) for position, problem in enumerate(self.problems)}
 
 
 def prepare(engine: Engine, problems: Sequence[Problem], settings: Settings) -> Prepared:
     """Render the exact prompt text of each problem."""
-    prepared = Prepared([], [], [])
+    encodable, prompts, failures = [], [], []
     for problem in problems:
-        messages = solver_messages(problem.question, benchmark=settings.benchmark, prompt_idx=settings.prompt_idx)
-        prompt = engine.render(messages)
+        messages = solver_messages(
+            problem.question,
+            benchmark=settings.benchmark,
+            prompt_idx=settings.prompt_idx,
+            system_prompt=settings.system_prompt,
+        )
+        prompt = engine.render(messages, prefill=settings.prefill)
         try:
             prompt.encode()  # no tokenizer takes half a surrogate pair
         except UnicodeEncodeError as error:
-            prepared.failures.append(failure_line(problem, error))
+            failures.append(failure_line(problem, error))
             continue
-        prepared.problems.append(problem)
-        prepared.prompts.append(prompt)
-    return prepared
+        encodable.append(problem)
+        prompts.append(prompt)
+    # The template opens the block in all prompts or in none; a question may end with the mark.
+    blocks = {opened_block(prompt.removesuffix(settings.prefill)) for prompt in prompts}
+    opening = (blocks.pop() if len(blocks) == 1 else "") + settings.prefill
+    return Prepared(encodable, prompts, opening, failures)
+
+
+def with_opening(output: Output, opening: str) -> Output:
+    """The output with the beginning of the answer, which was given and not generated, in its completion's text."""
+    return replace(output, completion=replace(output.completion, text=opening + output.completion.text))
 
 
 def judge(text: str, problem: Problem, settings: Settings) -> Verdict:
@@ -92,15 +117,23 @@ def solve(
         prepared.prompts,
         max_new_tokens=settings.max_new_tokens,
         steering=steering,
-        gates=gates,
+        gates=partial(_fed, gates, prepared.opening) if gates else None,
         capture_states=capture_states,
         sampling=sampling(prepared.problems) if sampling else None,
     )
-    for position, output in outputs:
-        problem, prompt = prepared.problems[position], prepared.prompts[position]
+    for position, bare in outputs:
+        output = with_opening(bare, prepared.opening)
+        problem, prompt = prepared.problems[position], prepared.asked(position)
         make = partial(_line, problem, prompt, output, settings, steered=steering is not None)
         line = line_or_failure(make, problem, prompt, output.completion)
         yield line, None if line.failed else output
+
+
+def _fed(gates: Callable[[], Gate], opening: str) -> Gate:
+    """A gate that has read how the answer begins."""
+    gate = gates()
+    gate.feed(opening)
+    return gate
 
 
 def _line(problem: Problem, prompt: str, output: Output, settings: Settings, *, steered: bool) -> ResultLine:

@@ -36,24 +36,35 @@ JSON_USER = {
     "math": _FILL_IN + '"final answer": "<answer, as LaTeX>"}',
 }
 
+DEFAULT_PREFILLS = {BOXED_IDX: "", JSON_IDX: f'{{"{FREE_TEXT_KEY}": "'}
+"""How the assistant's answer begins unless --prefill says otherwise: small models write no JSON of their own accord."""
+
 _TEMPLATES = {BOXED_IDX: (BOXED_SYSTEM, BOXED_USER), JSON_IDX: (JSON_SYSTEM, JSON_USER)}
 
 
-def solver_messages(question: str, *, benchmark: str, prompt_idx: int) -> list[dict[str, str]]:
+def solver_messages(
+    question: str, *, benchmark: str, prompt_idx: int, system_prompt: str | None = None
+) -> list[dict[str, str]]:
     """The system and the user turn that put a question to the model.
 
     Args:
         question: the problem's text, used as it is, braces and all.
         benchmark: the benchmark's name, which decides the wording.
         prompt_idx: one of PROMPT_INDICES.
+        system_prompt: in place of the prompt's own system text; empty for no system turn.
     """
     _check(prompt_idx)
     system, user = _TEMPLATES[prompt_idx]
     family = benchmark_named(benchmark).family
-    return [
-        {"role": "system", "content": system[family]},
-        {"role": "user", "content": user[family].replace(QUESTION_SLOT, question.strip())},
-    ]
+    text = system[family] if system_prompt is None else system_prompt
+    turn = {"role": "user", "content": user[family].replace(QUESTION_SLOT, question.strip())}
+    return [{"role": "system", "content": text}, turn] if text else [turn]
+
+
+def default_prefill(prompt_idx: int) -> str:
+    """How the assistant's answer to a prompt begins by default; empty where the model begins it."""
+    _check(prompt_idx)
+    return DEFAULT_PREFILLS[prompt_idx]
 
 
 def is_json(prompt_idx: int) -> bool:
