@@ -69,11 +69,13 @@ def _same_aime(answer: str, gold: str) -> bool:
 
 
 def _same_expression(answer: str, gold: str) -> bool:
-    if is_excessive(answer):
+    if answer.strip() == gold.strip():
+        return True
+    if len(answer) > MAX_ANSWER_CHARS:
         return False
     quick = spelling.same_quickly(answer, gold)
-    if quick is not None:
-        return quick
+    if quick is not None or is_excessive(answer):
+        return quick is True
     return bool(_sandbox().call(answer, gold))
 
 

@@ -7,6 +7,7 @@ and no symbolic mathematics.
 """
 
 import re
+import unicodedata
 from fractions import Fraction
 
 MAX_CHARS = 400
@@ -24,16 +25,25 @@ _PLAIN = re.compile(
     rf"\(?\s*(?P<s1>{_SIGN})?\s*{_CURRENCY}?\s*(?P<s2>{_SIGN})?\s*(?P<value>{VALUE})\s*%?\s*\)?\.?",
     re.IGNORECASE,
 )
-_TOKEN = re.compile(rf"(?<![\w.^])(?<![\^_]\{{){VALUE}")
+_TOKEN = re.compile(rf"(?<![\w.^])(?<![\^_]\{{){VALUE}(?:(?:,\d+)+(?:\.\d+)?)?")
 _SIGN_BEFORE = re.compile(rf"(?:^|(?<=[\s(:$])){_SIGN}\s*{_CURRENCY}?\s*$|\b(?:minus|negative)\s*$", re.IGNORECASE)
 
 _WRAPPER = r"\\(?:text(?:bf|it|rm|normal|tt)?|mbox|math(?:rm|bf|it|sf)|emph|operatorname)\s*\{([^{}]*)\}"
+_ORDINAL = r"(?:st|nd|rd|th)"
+_WRAPPED_ORDINAL = rf"\\(?:text|mbox|mathrm|rm)\s*\{{\s*{_ORDINAL}\s*\}}"
 _GROUP = r"(?:\{\s*([^{}]+?)\s*\}|(\d))"
 _UNLATEX: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\[!,;:>]\s*|\\(?:left|right|displaystyle|q?quad)(?![a-zA-Z])|\{,\}(?=!)"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\ |~|[\u2009\u202f\u00a0]"), " "),
+    (
+        re.compile(
+            rf"(?<=\d)\s*(?:\^\s*\{{\s*{_WRAPPED_ORDINAL}\s*\}}|\^?\s*{_WRAPPED_ORDINAL}|\^\s*\{{\s*{_ORDINAL}\s*\}})"
+        ),
+        "th",
+    ),
     (re.compile(_WRAPPER), r" \1 "),
+    (re.compile(rf"(?<=[-+=(:$])\s*\\[dtc]?frac\s*{_GROUP}\s*{_GROUP}"), r"\1\2/\3\4 "),
     (re.compile(rf"\\[dtc]?frac\s*{_GROUP}\s*{_GROUP}"), r" \1\2/\3\4 "),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°"), " "),
     (re.compile(r"\\([$%])"), r"\1"),
@@ -44,6 +54,11 @@ _UNLATEX: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\b(\d{1,2}):00\b(?!:)"), r"\1"),
 ]
 
+_REPEATING = re.compile(
+    r"(?<![\d.])(?P<whole>\d{0,30})\.(?P<fixed>\d{0,30})\\(?:overline|bar)\s?\{\s?(?P<period>\d{1,30})\s?\}"
+)
+_OTHER_SIGNS = {"\u066b": ".", "\u066c": ",", "\u066a": "%"}  # the signs between and behind Arabic digits
+
 _TAIL_FACTORS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _TAIL = re.compile(rf"\s*({'|'.join(_TAIL_FACTORS)})\b", re.IGNORECASE)
 _AND_A_HALF = re.compile(r"\s*and (?:a|one)[ -]half\b", re.IGNORECASE)
@@ -51,6 +66,7 @@ _NOT_ONE_VALUE = re.compile(
     r"[\\^+*<>|_=\[\]@#≤≥~!?]|/\s*\W|-\s*[^a-zA-Z\s]|\b(?:or|to|between|than|least|most|not|plus|times|over|under)\b",
     re.IGNORECASE,
 )
+_TIMES_AS_UNIT = re.compile(r"^\s*times\b(?!\s+(?:the|that|this|what|its|his|her|their)\b)", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?<![a-zA-Z'’])[bdeijknqruvwxyzB-EGHJKN-Z](?![a-zA-Z.])")
 
 _ONES = "one|two|three|four|five|six|seven|eight|nine"
@@ -67,9 +83,36 @@ _WORDS = re.compile(
 
 def unlatex(text: str) -> str:
     r"""Rewrite the LaTeX that numbers are dressed in: `\frac{1}{2}` becomes 1/2, spacing and wrappers go."""
+    text = to_ascii(text)
     for pattern, replacement in _UNLATEX:
         text = pattern.sub(replacement, text)
     return text
+
+
+def to_ascii(text: str) -> str:
+    r"""Write other scripts' digits, full-width signs and fractions such as "½", and repeating decimals, in LaTeX's way.
+
+    "１２" and "١٢" become 12, "1½" becomes 1\frac{1}{2}, "0.\overline{3}" becomes \frac{3}{9}.
+    """
+    if not text.isascii():
+        text = "".join(map(_ascii_character, text))
+    return _REPEATING.sub(_repeating_decimal, text)
+
+
+def _ascii_character(character: str) -> str:
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    if "\uff01" <= character <= "\uff5e":
+        return chr(ord(character) - 0xFEE0)
+    top, slash, bottom = unicodedata.normalize("NFKC", character).partition("\u2044")
+    return rf"\frac{{{top}}}{{{bottom}}}" if slash and top and bottom else _OTHER_SIGNS.get(character, character)
+
+
+def _repeating_decimal(found: re.Match[str]) -> str:
+    """The fraction of a repeating decimal: 0.1\\overline{6} is (16 - 1) / 90."""
+    whole, fixed, period = found["whole"] or "0", found["fixed"], found["period"]
+    top = int(whole + fixed + period) - int(whole + fixed)
+    return rf"\frac{{{top}}}{{{'9' * len(period) + '0' * len(fixed)}}}"
 
 
 def parse_plain(text: str) -> Fraction | None:
@@ -135,6 +178,7 @@ def _apply_tail(value: Fraction, after: str) -> tuple[Fraction, str]:
 def _harmless(before: str, after: str) -> bool:
     """Whether the words around a number leave its value alone: no operator, variable or second number."""
     without_currency = re.sub(_CURRENCY, " ", before)
+    after = _TIMES_AS_UNIT.sub(" ", after)
     if re.search(r"\w-?$", before) and not re.search(rf"{_CURRENCY}$", before, re.IGNORECASE):
         return False  # stuck to a word, as in "x-5"
     if _NOT_ONE_VALUE.search(without_currency) or re.match(r"\s*:", after) or _NOT_ONE_VALUE.search(after):
@@ -169,7 +213,9 @@ def _words_to_fraction(words: str) -> Fraction:
 
 
 def _value(token: str) -> Fraction | None:
-    """The value of what `VALUE` matched; None where a denominator is zero."""
+    """The value of what `_TOKEN` matched; None where a denominator is zero or a comma separates no thousands."""
+    if re.fullmatch(VALUE, token) is None:
+        return None
     mixed = re.fullmatch(r"(\d+)\s+(?:and\s+)?(\d+)\s*/\s*(\d+)", token)
     if mixed:
         part = _divide(Fraction(mixed[2]), Fraction(mixed[3]))

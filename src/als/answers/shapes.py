@@ -10,12 +10,13 @@ to the `leaf` function that the caller passes in; this module knows no computer 
 import re
 from collections.abc import Callable, Sequence
 
-from als.answers.spelling import same_number, same_quickly, squeeze, tidy
+from als.answers.spelling import reduce_choices, same_base, same_number, same_quickly, squeeze, tidy
 
 Leaf = Callable[[str, str], bool]
 """Tells whether two expressions (answer, gold) have the same value."""
 
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)")
+_OR = re.compile(r"\\text\s*\{\s*or\s*\}|\bor\b")
 _IN = re.compile(r"^\s*\\?[a-zA-Z]\s*\\in(?![a-zA-Z])")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{([pbB]?matrix)\}(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL)
 _CLOSERS = {"(": ")", "[": "]", r"\{": r"\}"}
@@ -26,7 +27,11 @@ def same(answer: str, gold: str, leaf: Leaf) -> bool:
     quick = same_quickly(answer, gold)
     if quick is not None:
         return quick
-    return _same_list(tidy(answer), tidy(gold), leaf)
+    answer, gold = reduce_choices(answer, gold)
+    spellings = [tidy(spelling) for spelling in _OR.split(answer)]
+    return _same_list(tidy(answer), tidy(gold), leaf) or (
+        len(spellings) > 1 and all(_same_list(spelling, tidy(gold), leaf) for spelling in spellings)
+    )
 
 
 def _same_list(answer: str, gold: str, leaf: Leaf) -> bool:
@@ -66,13 +71,26 @@ def _same_one(answer: str, gold: str, leaf: Leaf) -> bool:
         single = [side[1] if side else [text] for side, text in ((a_inner, answer), (g_inner, gold))]
         if len(single[0]) == len(single[1]) == 1:
             return _same_list(single[0][0], single[1][0], leaf)
-    return leaf(answer, gold)
+    return not _differ_in_marks(answer, gold) and leaf(answer, gold)
+
+
+def _differ_in_marks(answer: str, gold: str) -> bool:
+    """Whether the letters' primes differ, or one side only is a ratio and the other no quotient: 3 is not 3:1."""
+    primes = [len(re.findall(r"(?<=[a-zA-Z'])'", text)) for text in (answer, gold)]
+    a_terms, g_terms = _split(answer, ":"), _split(gold, ":")
+    if len(a_terms) == len(g_terms):
+        return primes[0] != primes[1]
+    other = answer if len(a_terms) == 1 else gold
+    return primes[0] != primes[1] or max(len(a_terms), len(g_terms)) > 2 or not re.search(r"/|frac|\.\d", other)
 
 
 def _same_tidied(answer: str, gold: str) -> bool | None:
     if not answer or not gold:
         return False
-    return True if squeeze(answer) == squeeze(gold) else same_number(answer, gold)
+    if squeeze(answer) == squeeze(gold):
+        return True
+    based = same_base(answer, gold)
+    return based if based is not None else same_number(answer, gold)
 
 
 def _drop_names(answer: str, gold: str) -> tuple[str, str]:

@@ -10,15 +10,22 @@ knows neither lists nor algebra; `shapes` goes on where it cannot tell.
 import re
 from fractions import Fraction
 
-from als.answers.numbers import parse_plain
+from als.answers.numbers import parse_plain, to_ascii
 
 _SYMBOLS = {
     "\u2212": "-", "\u2013": "-", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ",
-    "±": r"\pm ", "×": r"\times ", "·": r"\cdot ", "²": "^2", "³": "^3", "√": r"\sqrt", "°": "", "**": "^",
+    "±": r"\pm ", "×": r"\times ", "·": r"\cdot ", "²": "^2", "³": "^3", "√": r"\sqrt", "°": r"^\circ ", "**": "^",
+    "∅": r"\emptyset ", r"\varnothing": r"\emptyset ",
     "∈": r"\in ", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]",
     r"\langle": "(", r"\rangle": ")", r"\textdollar": "",
 }  # fmt: skip
 _TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf)|operatorname)\s*"
+_ORDINAL = rf"(?:{_TEXT}\{{\s*(?:st|nd|rd|th)\s*\}}|(?:st|nd|rd|th)\b)"
+_DEGREES = r"\s*(?:\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?|\\degree(?![a-zA-Z]))"
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])(?!\s*\^\s*\{?\s*-)")
+_ANGLE = re.compile(
+    rf"(\d+(?:\.\d+)?|(?<![a-zA-Z\\])[a-zA-Z]|\\[a-z]+|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\([^()]*\)){_DEGREES}"
+)
 _TIDY: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r",\s*\\!\s*(?=\d{3})|(?<=\d)\{,\}(?=\d{3})"), ""),
     (re.compile(r"\\(?:left|right|displaystyle|bigg?|Bigg?)(?![a-zA-Z])|(?<!\\)\\[!,;:>]"), ""),
@@ -26,7 +33,10 @@ _TIDY: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\phantom\s*(?:\{[^{}]*\}|[+-])"), ""),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\\$|\$|(?<!\\)\\[()\[\]]"), ""),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])"), ""),
+    (re.compile(rf"(?<=\d)\s*(?:\^\s*\{{\s*{_ORDINAL}\s*\}}|\^?\s*{_ORDINAL}|(?:st|nd|rd|th)\b)"), ""),
+    (re.compile(r"\^\s*(-\s*\d+)"), r"^{\1}"),
+    (re.compile(r"\s*\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-zA-Z]))|’"), "'"),
+    (re.compile(r"^\s*\\\{\s*\\\}\s*$"), r"\\emptyset"),
     (re.compile(rf",?\s*{_TEXT}\{{\s*,?\s*(?:and|or)\s*,?\s*\}}"), ", "),
     (re.compile(r",?\s*(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])"), ", "),
     (re.compile(rf"{_TEXT}\{{\s*,\s*\}}|,(?:\s*,)+"), ", "),
@@ -36,7 +46,7 @@ _TIDY: list[tuple[re.Pattern[str], str]] = [
 ]
 _UNIT = re.compile(
     rf"(?<=[\w}})])\s*(?:{_TEXT}\{{\s*(?P<tex>[a-zA-Z][^{{}}\d]*)\}}|(?<=[\d}})\s])(?P<word>(?<=\s)[a-zA-Z]{{3,}}"
-    r"(?:\s+[a-zA-Z.]+)*|(?<=\s)(?:cm|mm|km|ft|kg|mi))|(?<=\d)(?P<attached>cm|mm|km|kg))\s*(?:\^\s*\{?\d\}?)?\s*$"
+    r"(?:\s+[a-zA-Z.]+)*|(?<=\s)(?:cm|mm|km|ft|kg|mi|in|yd))|(?<=\d)(?P<attached>cm|mm|km|kg))\s*(?:\^\s*\{?(?P<power>\d)\}?)?\s*$"
 )
 _UNIT_NAMES = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m", "kilometer": "km", "kilometre": "km",
@@ -46,11 +56,19 @@ _UNIT_NAMES = {
 _KNOWN_UNITS = (
     set(_UNIT_NAMES.values()) | {"day", "week", "month", "year", "dollar", "cent", "pound"} | {"degree", "percent"}
 )
-_BASED = re.compile(r"(-?[0-9A-Z]+)_\{?(\d{1,3})\}?")
+_BASED = re.compile(r"\(?(-?[0-9A-Za-z.]+)\)?_\{?(\d{1,3})\}?")
+_SQUARE_OR_CUBIC = re.compile(r"^\s*(?:(square|sq)|cubic|cu)\b[.\s]*")
+_BETWEEN = r"(?:[\s~]|\\[ ,;]|\\q?quad(?![a-zA-Z]))"
+_CHOICE = re.compile(
+    rf"\s*(?:\(([A-J])\)|([A-J])[).:])(?:{_BETWEEN}*|{_BETWEEN}+"
+    r"(?![+*/^=<>_&,;]|-\s|(?:and|or)\b|\\(?:cup|cap|cdot|times|to|in|and|or)(?![a-zA-Z]))(?P<words>\S(?!.*\([A-J]\)).*))",
+    re.DOTALL,
+)
 
 
 def same_quickly(answer: str, gold: str) -> bool | None:
     """What can be told without algebra: equal texts, words, bases and plain numbers. None: nothing."""
+    answer, gold = reduce_choices(answer, gold)
     if is_text(gold) or _is_clock(gold):
         return same_text(answer, gold)
     mine, theirs = tidy(answer), tidy(gold)
@@ -58,25 +76,29 @@ def same_quickly(answer: str, gold: str) -> bool | None:
         return False
     if squeeze(mine) == squeeze(theirs):
         return True
-    based = _same_base(squeeze(mine), squeeze(theirs))
+    based = same_base(mine, theirs)
     return based if based is not None else same_number(mine, theirs)
 
 
 def tidy(text: str) -> str:
-    """One spelling for what is written in many ways; units and degrees are dropped."""
+    """One spelling for what is written in many ways; units are dropped, and degrees outside of sines and the like."""
+    text = to_ascii(text)
     for symbol, replacement in _SYMBOLS.items():
         text = text.replace(symbol, replacement)
     for pattern, replacement in _TIDY:
         text = pattern.sub(replacement, text)
+    if _TRIGONOMETRIC.search(text):  # the sine of 30 degrees is not the sine of 30
+        text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
+    text = re.sub(_DEGREES, "", text)
     text = text.strip().rstrip(".,;").strip()
     if unit := _UNIT.search(text):
         text = text[: unit.start()].strip()
-    return re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", text).strip()
+    return _without_text(text).strip()
 
 
 def is_text(gold: str) -> bool:
     r"""Whether a gold answer is words or choices: \text{east}, \text{(C)}, CBAD; not x, ab or 5\text{ cm}."""
-    bare = re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", gold)
+    bare = _without_text(gold)
     if not re.fullmatch(r"[\s(]*[A-Za-z][A-Za-z\s,.'()-]*(?:\d{1,2})?[\s.,)]*", bare):
         return False
     return bare != gold or re.search(r"[A-Za-z]{4}", bare) is not None
@@ -84,7 +106,36 @@ def is_text(gold: str) -> bool:
 
 def same_text(answer: str, gold: str) -> bool:
     """Whether two texts name the same things, in any order; case, punctuation and articles do not count."""
+    answer = answer if "=" in gold else answer.rpartition("=")[2]
     return bool(_words(gold)) and _words(answer) == _words(gold)
+
+
+def reduce_choices(answer: str, gold: str) -> tuple[str, str]:
+    r"""Reduce "(C) Plane" against "(C)", "C" or "Plane" to what both sides name: the letter, else the words."""
+    mine, theirs = _choice(answer), _choice(gold)
+    if mine and theirs:
+        a, g = (mine[1], theirs[1]) if mine[0] == theirs[0] and mine[1] and theirs[1] else (mine[0], theirs[0])
+    elif mine and mine[1]:
+        a, g = mine[0] if _is_letter(gold) else mine[1], gold
+    elif theirs and theirs[1]:
+        a, g = answer, theirs[0] if _is_letter(answer) else theirs[1]
+    else:
+        return answer, gold
+    return a, g
+
+
+def _choice(text: str) -> tuple[str, str] | None:
+    r"""The letter of a choice, as \text{C}, and the words behind it: \text{(C) Plane}, (C), C. Plane."""
+    found = _CHOICE.fullmatch(_without_text(text))
+    return (rf"\text{{{found[1] or found[2]}}}", found["words"] or "") if found else None
+
+
+def _is_letter(text: str) -> bool:
+    return re.fullmatch(r"[A-J]", _without_text(text).strip()) is not None
+
+
+def _without_text(text: str) -> str:
+    return re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", text)
 
 
 def _words(text: str) -> list[str]:
@@ -103,14 +154,19 @@ def squeeze(text: str) -> str:
     return re.sub(r"(?<=[\^_])\{(\w)\}", r"\1", re.sub(r"\s+", "", text))
 
 
-def _same_base(mine: str, theirs: str) -> bool | None:
-    """Compare numbers with a base as subscript; a base that one side leaves out is taken from the other."""
+def same_base(mine: str, theirs: str) -> bool | None:
+    """Compare numbers with a base as subscript; a base that one side leaves out is taken from the other.
+
+    None where neither side has one, or a side is no such number: x_1 is a letter with an index.
+    """
+    mine, theirs = squeeze(mine), squeeze(theirs)
     a, g = (_BASED.fullmatch(re.sub(r"(?<=\d)\{(\d+)\}$", r"\1", text)) for text in (mine, theirs))
-    if a is None and g is None:
+    if a and g:
+        return a.groups() == g.groups()
+    based, plain = (a, theirs) if a else (g, mine)
+    if based is None or not re.search(r"\d", based[1]) or not re.fullmatch(r"-?[0-9A-Za-z.]+", plain):
         return None
-    a_digits, a_base = a.groups() if a else (mine, None)
-    g_digits, g_base = g.groups() if g else (theirs, None)
-    return a_digits == g_digits and (a_base is None or g_base is None or a_base == g_base)
+    return based[1] == plain
 
 
 def same_number(mine: str, theirs: str) -> bool | None:
@@ -140,15 +196,20 @@ def _terminates(value: Fraction) -> bool:
 
 
 def _units_differ(answer: str, gold: str) -> bool:
-    a, g = _unit_of(answer), _unit_of(gold)
-    return a in _KNOWN_UNITS and g in _KNOWN_UNITS and a != g
+    (a, a_power), (g, g_power) = _unit_of(answer), _unit_of(gold)
+    return (a in _KNOWN_UNITS and g in _KNOWN_UNITS and a != g) or (a_power != g_power and bool(a_power and g_power))
 
 
-def _unit_of(text: str) -> str:
+def _unit_of(text: str) -> tuple[str, str]:
+    r"""The name of the unit at the end of a text, and its power where one is written: \text{ in}^3, cubic inches."""
     if sign := re.search(r"(%|\\circ|\\degree|°)\W*$", text):
-        return "percent" if sign[1] == "%" else "degree"
-    found = _UNIT.search(text.strip().rstrip("."))
-    name = (found["tex"] or found["word"] or found["attached"] or "") if found else ""
-    name = name.strip(" .").casefold()
+        return ("percent" if sign[1] == "%" else "degree"), ""
+    found = _UNIT.search(text.replace("²", "^2").replace("³", "^3").strip().rstrip("."))
+    if found is None:
+        return "", ""
+    name = (found["tex"] or found["word"] or found["attached"]).strip(" .").casefold()
+    power = found["power"] or ""
+    if words := _SQUARE_OR_CUBIC.match(name):
+        name, power = name[words.end() :], "2" if words[1] else "3"
     name = name if len(name) < 4 else name.removesuffix("s")
-    return _UNIT_NAMES.get(name, name)
+    return _UNIT_NAMES.get(name, name), power
