@@ -13,6 +13,7 @@ What stands before the last </think> is not read; a completion that never closes
 The answer is the text as it stands there; what it is worth is the judge's business.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,16 +27,61 @@ MAX_COMPLETION_CHARS = 100_000
 """Only the end of a longer completion is read: a final answer stands at the end."""
 _MAX_TAIL_CHARS = 4_000
 _MAX_LINE_CHARS = 500
+_MAX_LABEL_CHARS = 40  # of the text before an opening label
+_MAX_STATED = 3  # a sentence with more numbers is a computation, not a statement
 _MAX_PHRASES = 20  # who repeats "the answer is" more often has not answered
 
 _BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
+_SEPARATOR = re.compile(r"[,;]|\\q?quad(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])")
+_BETWEEN_BOXES = re.compile(
+    r"[\s$&{}]|\\[,;:! ()\[\]]|\\text(?:rm|bf)?(?![a-zA-Z])|(?<![a-zA-Z])[a-zA-Z](?:_\w)?\s{0,9}=|" + _SEPARATOR.pattern
+)
+_MAX_BETWEEN_BOXES = 80
 _JSON_KEY = re.compile(r"""["'“”]\s{0,3}final[\s_-]?answer\s{0,3}["'“”]\s{0,9}:\s{0,99}""", re.IGNORECASE)
+_CALCULATION = re.compile(r"<<[^<>\n]{0,200}>>(?=[-$€£\s]{0,5}[\d.])")
+
+_GAP = r"""(?:\$(?:\\.|[^$\\\n]){1,40}\$|\\\((?:\\[^)\n]|[^\\\n]){1,40}\\\)|\\[^(\n]|\.(?=\d)|[^.\n:：=#"$\\])"""
 _PHRASE = re.compile(
-    r"""####[ \t]*|\banswer\b(?:[^.\n:=#"]{0,60}?(?:\bis\b|[:=])|[ \t]{0,9}\**[ \t]{0,9}\n)[\s*_:]{0,20}""",
+    rf"""(?P<marker>\#{{4}})[\#\ \t]*
+    |(?<!\bto\ )(?<!\bwill\ )(?<!\bcan\ )\b(?:
+        answer\b(?!\s+(?:hints?|choices?|options?)\b)(?:
+            {_GAP}{{0,60}}?\b(?:is|equals)\b(?!\s+(?:near|close)\b)
+            |(?P<label>{_GAP}{{0,60}}?[:：]|[ \t*]{{0,9}}=|[ \t*]{{0,9}}\n))
+        |answers\b{_GAP}{{0,60}}?\bare\b
+    )[\s*_:：]{{0,20}}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_FORMULA = re.compile(
+    r"\$\$((?:\\.|[^$\\])+)\$\$|(?<![\\$])\$(?!\d[^$\\]{0,60}\b[a-z]{2,}[^$\\]{0,60}\s\$)((?:\\.|[^$\\])+)\$"
+    r"|\\\((.+?)\\\)|\\\[(.+?)\\\]",
+    re.DOTALL,
+)
+_DISPLAY = re.compile(r"\$\$(?:\\.|[^$\\])+\$\$|\\\[.+?\\\]", re.DOTALL)
+_MASK = "\x01"
+"""Stands for every character of a formula where only the words of a text are looked at."""
+_SENTENCE_END = re.compile(r"""(?<!\bRs)\.(?=[*_"')]*(?:\s|$))""")
+_REMARK = r",?\s+(?:because|since|as|so|which|where|after|when|if)\b.*"
+_AFTERTHOUGHT = re.compile(rf"{_REMARK}|,\s+[a-zA-Z].*", re.DOTALL)
+_COPULA = re.compile(
+    r"\b(?:is|are|was|equals?|gives?|giving|yields?|makes|becomes|so|thus|hence|therefore|get|obtain)\b[\s:,]*",
     re.IGNORECASE,
 )
-_FORMULA = re.compile(r"(?<!\\)\$\$?([^$]+)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_AFTERTHOUGHT = re.compile(r",?\s+(?:because|since|as|so|which|where|after|when|if)\b.*|,\s+[a-zA-Z].*")
+_NUMBER_COPULA = re.compile(rf"{_COPULA.pattern}|[=:≈]\s*", re.IGNORECASE)
+_OPERATION = re.compile(
+    r"\b(?:(?:product|sum|difference|quotient|ratio|average)\s+of|twice|half|double|triple|plus|minus|times|divided"
+    r"|multiplied)\b|[\d)]\s*(?:[+*×÷]|\\times|\\cdot|\\div)\s*[\d$(]|\d\s+[-/]\s+[\d$]",
+    re.IGNORECASE,
+)
+_BEFORE_VALUE = re.compile(
+    r"[\W_]*(?:\b(?:about|around|approximately|roughly|exactly|only|just|USD|EUR|GBP|Rs)\b[\W_]*)?", re.IGNORECASE
+)
+_OPERATOR_OR_LIST = re.compile(r"\s*(?:[+*×÷^,]|[-/]\s|and\b|plus\b|minus\b|times\b)\s*[$€£]?\s*[\d(]", re.IGNORECASE)
+_ENUMERATED = re.compile(r"[(]?\d{1,2}[.):]\s+[a-zA-Z*]")
+_LEADING_WORDS = re.compile(
+    r"(?:(?!(?:arc|sin|cos|tan|cot|log|sqrt|minus|negative|not?|than|all|most|least)\b)(?:a|[a-z]{2,})\s+)+"
+    r"(?=[-+]?[\d(\[\\{]|[a-zA-Z]\s?=)"
+)
+_PLAIN_FORMULA = re.compile(r"[-+(\[{\\$]*\d|[-+(\[{]*\\[a-zA-Z{]|[-+(\[{]*[a-zA-Z](?:\s*[-+^/*=<>_,(]|\s*\\)")
 _RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*[$€£]?\s*")
 
 
@@ -56,7 +102,7 @@ def extract(completion: str, *, benchmark: str, prompt_idx: int) -> Extraction:
     answer = answer_part(completion)
     if answer is None:
         return Extraction(None, None)
-    text = answer[-MAX_COMPLETION_CHARS:]
+    text = _CALCULATION.sub("", answer[-MAX_COMPLETION_CHARS:])
     is_numeric = benchmark_named(benchmark).family == "number"
     for name in _rule_order(is_json(prompt_idx), is_numeric):
         if answer := _RULES[name](text, is_numeric):
@@ -75,27 +121,41 @@ def _rule_order(asks_json: bool, is_numeric: bool) -> list[str]:
 
 
 def _boxed(text: str, is_numeric: bool) -> str | None:
-    """The content of the box that is opened last, of those that are closed and not empty."""
-    best: tuple[int, str] | None = None
-    for start, content in _boxes(text):
-        if content and (best is None or start > best[0]):
-            best = (start, content)
-    return best[1] if best else None
+    r"""The content of the last closed box that is not empty; of several in one statement, a list of them all."""
+    boxes = sorted((box for box in _boxes(text) if box[2]), key=lambda box: box[0])
+    if not boxes:
+        return None
+    answer = boxes[-1][2]
+    for (_, end, content), (start, _, last) in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
+        between = text[end:start]
+        if not _in_one_statement(between):
+            break
+        value = numbers.parse_number(content)
+        if content != last and (value is None or value != numbers.parse_number(last)):
+            answer = rf"{content} \text{{ or }} {answer}" if re.search(r"\bor\b", between) else f"{content}, {answer}"
+    return answer
 
 
-def _boxes(text: str) -> list[tuple[int, str]]:
-    r"""Every closed box: where its content starts, and the content. One pass, whatever the nesting."""
-    found: list[tuple[int, str]] = []
-    open_braces: list[int | None] = []  # where a box's content starts; None for a brace that is no box
+def _in_one_statement(between: str) -> bool:
+    r"""Whether nothing but a list's separators stands between two boxes: "\quad \text{and} \quad", "$, $y = "."""
+    if not 0 < len(between) <= _MAX_BETWEEN_BOXES or not _SEPARATOR.search(between):
+        return False
+    return not _BETWEEN_BOXES.sub("", between)
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    r"""Every closed box: where it starts and ends, and its content. One pass, whatever the nesting."""
+    found: list[tuple[int, int, str]] = []
+    open_braces: list[re.Match[str] | None] = []  # the command that opens a box; None for a brace that is no box
     for token in _BRACES.finditer(text):
         if token.group() == "}":
-            start = open_braces.pop() if open_braces else None
-            if start is not None and token.start() - start <= MAX_COMPLETION_CHARS // 10:
-                found.append((start, text[start : token.start()].strip()))
+            box = open_braces.pop() if open_braces else None
+            if box is not None and token.start() - box.end() <= MAX_COMPLETION_CHARS // 10:
+                found.append((box.start(), token.end(), text[box.end() : token.start()].strip()))
         elif token.group() == "{":
             open_braces.append(None)
         elif token.group().endswith("{") and "box" in token.group():
-            open_braces.append(token.end())
+            open_braces.append(token)
     return found
 
 
@@ -106,7 +166,16 @@ def _json(text: str, is_numeric: bool) -> str | None:
     value = _json_value(text[keys[-1].end() :][:_MAX_TAIL_CHARS])
     if not value or value.casefold() in ("null", "none"):
         return None
-    return _boxed(value, is_numeric) or _phrase(value, is_numeric) or value.strip("$ ")
+    return _boxed(value, is_numeric) or _phrase(value, is_numeric) or _stated_in_prose(value, is_numeric)
+
+
+def _stated_in_prose(value: str, is_numeric: bool) -> str | None:
+    """The value of a JSON string: what it states where it is a sentence, else the string as it is."""
+    if is_numeric and _COPULA.search(value) and numbers.parse_number(value) is None:
+        return _stated_number(value)
+    if not is_numeric and _COPULA.search(_mask(value)):
+        return _stated_formula(value.rstrip(". "))
+    return value.strip("$ ")
 
 
 def _json_value(rest: str) -> str:
@@ -142,58 +211,201 @@ def _unescape(raw: str) -> str:
 
 
 def _phrase(text: str, is_numeric: bool) -> str | None:
-    """What follows the last phrase that announces an answer and is followed by one."""
+    """What the last phrase that announces an answer, and is followed by one, announces.
+
+    A label that opens the text ("Answer:") is a heading of all that follows. So its value counts only where
+    the last line states no other.
+    """
+    state = _stated_number if is_numeric else _stated_formula
     for found in reversed(list(_PHRASE.finditer(text))[-_MAX_PHRASES:]):
-        line = text[found.end() :][:_MAX_LINE_CHARS].lstrip().split("\n", 1)[0]
-        sentence = re.split(r"(?<!\bRs)\.(?=\s|$)", line, maxsplit=1)[0].strip(" *_\"'")
-        if answer := (_stated_number(sentence) if is_numeric else _stated_formula(sentence)):
+        rest = text[found.end() :].lstrip()
+        sentence, rest_of_line, lines = _announced(rest, is_numeric)
+        if found["marker"]:
+            answer = None if _ENUMERATED.match(rest) else _marked(sentence, bool(lines), is_numeric)
+        elif found["label"]:
+            answer = _labelled(text[: found.start()], sentence, rest_of_line, lines, is_numeric)
+        else:
+            answer = state(sentence)
+        if answer:
             return answer
     return None
 
 
+def _announced(rest: str, is_numeric: bool) -> tuple[str, str, list[str]]:
+    """The first sentence of a text, what else stands on its line, and the lines behind it that are not empty."""
+    rest = rest[:_MAX_LINE_CHARS] + rest[_MAX_LINE_CHARS:][-_MAX_TAIL_CHARS:]
+    masked = rest if is_numeric else _mask(rest)  # in a text about money, "$" opens no formula
+    if is_numeric and (display := _DISPLAY.match(rest)):
+        masked = _MASK * display.end() + rest[display.end() :]
+    ends = [found.start() for found in re.finditer(r"\n", masked)] + [len(rest)]
+    line = rest[: ends[0]]
+    end = _SENTENCE_END.search(masked, 0, ends[0])
+    sentence = line[: end.start()] if end else line
+    rest_of_line = line[end.end() :].strip(" *_\"'") if end else ""
+    lines = [stripped for pair in itertools.pairwise(ends) if (stripped := rest[slice(*pair)].strip("\n *_"))]
+    return sentence[:_MAX_LINE_CHARS].strip(" *_\"'"), rest_of_line, lines
+
+
+def _marked(sentence: str, has_more: bool, is_numeric: bool) -> str | None:
+    """What stands behind "####": a value, or a heading of Markdown, which announces nothing."""
+    if not is_numeric:
+        return _stated_formula(sentence) if _is_short(sentence, is_numeric) or not has_more else None
+    clean = numbers.unlatex(sentence)
+    spans = _spans(clean)
+    if spans and not _leads(clean, spans[0]) and not re.match(r"\W*[a-zA-Z]\s*=", clean):
+        return None
+    if numbers.parse_number(clean) is None and len(spans) > 1:
+        return clean.strip()  # "4 and 5" is not 4
+    return _stated_number(sentence)
+
+
+def _labelled(before: str, sentence: str, rest_of_line: str, lines: list[str], is_numeric: bool) -> str | None:
+    """The value behind a label ("Answer:") that more text follows; None where the label is a heading."""
+    opens = len(before) <= _MAX_LABEL_CHARS and not re.search(r"\d|final", before, re.IGNORECASE)
+    short = _is_short(sentence, is_numeric) and not (rest_of_line and _is_enumeration(sentence, lines))
+    if not short and opens and (lines or rest_of_line or (is_numeric and len(_spans(sentence)) > _MAX_STATED)):
+        return None
+    if not short and len(lines) > 1 and not re.search(r"\bfinal\W*$", before, re.IGNORECASE):
+        return None
+    answer = _stated_number(sentence) if is_numeric else _stated_formula(sentence)
+    return answer if not (opens and lines) or _is_left_standing(answer, lines[-1], is_numeric) else None
+
+
+def _is_short(sentence: str, is_numeric: bool) -> bool:
+    """Whether a sentence is a bare value ("18 eggs a day", "$1$ and $2$", "Evelyn") and no step of a reasoning."""
+    if is_numeric:
+        clean = numbers.unlatex(sentence)
+        spans = _spans(clean)
+        if not spans:
+            return len(clean.split()) <= 4 and numbers.words_span(clean) is not None
+        return len(spans) == 1 and _leads(clean, spans[0]) and re.search(r"[=:]", clean) is None
+    words = re.sub(rf"{_MASK}+", " ", _mask(sentence)).split()
+    return len(words) <= 3 and not re.match(r"(?:step|case|part|let|given)\b", sentence, re.IGNORECASE)
+
+
+def _is_enumeration(sentence: str, lines: list[str]) -> bool:
+    """Whether "1" is the number of a step, not a value: one of the next lines begins with "2."."""
+    return sentence.isdecimal() and any(re.match(rf"{int(sentence) + 1}[.)]\s", line) for line in lines)
+
+
+def _is_left_standing(answer: str | None, last_line: str, is_numeric: bool) -> bool:
+    """Whether a text's last line repeats an answer given before, or states none."""
+    if is_numeric:
+        clean = numbers.unlatex(last_line)
+        stated = [_with_sign(clean, span) for span in _spans(clean)]
+        value = numbers.parse_number(answer or "")
+        return not stated or (value is not None and value in map(numbers.parse_number, stated))
+    if answer and answer.replace(" ", "") in last_line.replace(" ", ""):
+        return True
+    return not _formulas(last_line) and not re.search(r"\d", last_line)
+
+
 def _stated_number(sentence: str) -> str | None:
-    """The number a sentence states; of several the first, with its range where it is part of one."""
+    """The number a sentence states: the one it begins with, or what its last "is" or "=" is followed by.
+
+    A range and a list without either are returned whole.
+    """
     clean = numbers.unlatex(_AFTERTHOUGHT.sub("", sentence)).strip()
-    if numbers.parse_number(clean) is not None:
+    value = numbers.parse_number(clean)
+    spans = _spans(clean)
+    operation = _OPERATION.search(clean)
+    leads = bool(spans) and _leads(clean, spans[0])
+    if value is None or operation:
+        *_, tail = ["", *_NUMBER_COPULA.split(numbers.unlatex(sentence))[1:]]
+        if (operation or (len(spans) != 1 and not leads)) and (_spans(tail) or numbers.words_span(tail)):
+            return _stated_number(tail)
+    if value is not None:
         return clean.strip("$ ")
-    spans = _merge_ranges(clean, numbers.number_spans(clean))
+    if spans and leads and _OPERATOR_OR_LIST.match(clean, spans[0][1]):
+        return clean
     spans = spans or [span for span in [numbers.words_span(clean)] if span]
     return _with_sign(clean, spans[0]) if spans else None
 
 
+def _leads(clean: str, span: tuple[int, int]) -> bool:
+    """Whether nothing but signs, a currency and "about" stands before a number."""
+    return _BEFORE_VALUE.fullmatch(clean, 0, span[0]) is not None
+
+
+def _after_copula(text: str) -> str:
+    """What stands behind the last "is" or the like outside of formulas; the empty string where there is none."""
+    ends = [found.end() for found in _COPULA.finditer(_mask(text))]
+    return text[ends[-1] :].strip() if ends else ""
+
+
 def _stated_formula(sentence: str) -> str | None:
-    r"""The formula a sentence states: its first, or the whole list in "$1$ and $2$", or its words."""
-    formulas = _formulas(sentence)
-    between = _FORMULA.sub(" ", sentence)
-    if formulas and re.search(r"\w", re.sub(r"\b(?:and|or)\b", " ", between)):
+    r"""The formula a sentence states.
+
+    That is the formula or the list it begins with ("$1$ and $2$"), or what its last "is" is followed by, or
+    its only formula, or its words.
+    """
+    remark = re.search(_REMARK, _mask(sentence), re.DOTALL)
+    head = sentence[: remark.start()] if remark else sentence
+    words = _mask(head).lstrip()
+    formulas = _formulas(head)
+    is_subject = re.match(rf"{_MASK}+\s+(?:is|are|equals)\b", words)
+    if words.startswith(_MASK) and not is_subject:
+        rest = re.sub(rf"{_MASK}+|\b(?:and|or)\b", " ", words)
+        return formulas[0] if re.search(r"\w", rest) else ", ".join(formulas)
+    is_worked_out = len(formulas) > 1 or _OPERATION.search(_mask(head))
+    tail = _after_copula(head) or (_after_copula(sentence) if is_worked_out else "")
+    if _formulas(tail) or re.search(r"\d", tail):
+        return _stated_formula(tail)
+    if formulas:
         return formulas[0]
-    return ", ".join(formulas) if formulas else sentence.strip("$ ") or None
+    plain = head.strip("$ ")
+    return plain[found.end() :] if (found := _LEADING_WORDS.match(plain)) else plain or None
 
 
 def _last_math(text: str, is_numeric: bool) -> str | None:
-    formulas = _formulas(text[-_MAX_TAIL_CHARS:])
-    return formulas[-1].strip(" .,") if formulas else None
+    """What the last sentence with a formula, or with a number behind "is", states."""
+    text = text[-_MAX_TAIL_CHARS:]
+    masked = _mask(text)
+    ends = [0, *(end.end() for end in re.finditer(rf"\n|{_SENTENCE_END.pattern}", masked)), len(text)]
+    for start, end in reversed(list(itertools.pairwise(ends))):
+        if value := _concluded(text[start:end].strip().strip("*_. ")):
+            is_plain = _MASK not in masked and numbers.parse_plain(value) is not None
+            return None if is_plain else value.strip(" .,")
+    return None
+
+
+def _concluded(sentence: str) -> str | None:
+    """What a sentence concludes: what follows its last "is", "so" or "get", else its last formula."""
+    condition = re.search(r",?\s+(?:because|since|where|when|if|for all|for every)\b", _mask(sentence))
+    head = sentence[: condition.start()] if condition else sentence
+    for part in (head, sentence):
+        tail = _after_copula(part)
+        if _formulas(tail) or _PLAIN_FORMULA.match(tail):
+            return _stated_formula(tail)
+        if formulas := _formulas(part):
+            return formulas[-1]
+    return None
 
 
 def _formulas(text: str) -> list[str]:
     return [
-        (found[1] or found[2] or found[3]).strip() for found in _FORMULA.finditer(text) if r"\boxed{}" not in found[0]
+        next(filter(None, found.groups())).strip() for found in _FORMULA.finditer(text) if r"\boxed{}" not in found[0]
     ]
+
+
+def _mask(text: str) -> str:
+    """The text with every character of its formulas replaced, so that words can be looked for outside of them."""
+    return _FORMULA.sub(lambda found: _MASK * len(found.group()), text)
 
 
 def _last_number(text: str, is_numeric: bool) -> str | None:
     """The last number of the text, in digits or else in words; a range stays a range."""
     clean = numbers.unlatex(text[-_MAX_TAIL_CHARS:])
-    if spans := _merge_ranges(clean, numbers.number_spans(clean)):
+    if spans := _spans(clean):
         return _with_sign(clean, spans[-1])
     span = numbers.words_span(clean)
     return clean[slice(*span)] if span else None
 
 
-def _merge_ranges(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join numbers with nothing but "-", "to" or "or" between them: "18-20" must not pass for 20."""
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where numbers stand; those with only "-", "to" or "or" between them are one: "18-20" must not pass for 20."""
     merged: list[tuple[int, int]] = []
-    for start, end in spans:
+    for start, end in numbers.number_spans(text):
         if merged and _RANGE.fullmatch(text, merged[-1][1], start):
             merged[-1] = (merged[-1][0], end)
         else:
