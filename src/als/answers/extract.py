@@ -28,6 +28,7 @@ MAX_COMPLETION_CHARS = 100_000
 _MAX_TAIL_CHARS = 4_000
 _MAX_LINE_CHARS = 500
 _MAX_LABEL_CHARS = 40  # of the text before an opening label
+_MAX_PLAIN_WORDS = 4
 _MAX_STATED = 3  # a sentence with more numbers is a computation, not a statement
 _MAX_PHRASES = 20  # who repeats "the answer is" more often has not answered
 
@@ -43,9 +44,10 @@ _CALCULATION = re.compile(r"<<[^<>\n]{0,200}>>(?=[-$€£\s]{0,5}[\d.])")
 _GAP = r"""(?:\$(?:\\.|[^$\\\n]){1,40}\$|\\\((?:\\[^)\n]|[^\\\n]){1,40}\\\)|\\[^(\n]|\.(?=\d)|[^.\n:：=#"$\\])"""
 _PHRASE = re.compile(
     rf"""(?P<marker>\#{{4}})[\#\ \t]*
-    |(?<!\bto\ )(?<!\bwill\ )(?<!\bcan\ )\b(?:
+    |\b(?:
         answer\b(?!\s+(?:hints?|choices?|options?)\b)(?:
-            {_GAP}{{0,60}}?\b(?:is|equals)\b(?!\s+(?:near|close)\b)
+            [ \t]+(?=\$|\\\()
+            |{_GAP}{{0,60}}?\b(?:is|equals)\b(?!\s+(?:near|close)\b)
             |(?P<label>{_GAP}{{0,60}}?[:：]|[ \t*]{{0,9}}=|[ \t*]{{0,9}}\n))
         |answers\b{_GAP}{{0,60}}?\bare\b
     )[\s*_:：]{{0,20}}""",
@@ -53,9 +55,23 @@ _PHRASE = re.compile(
 )
 _FORMULA = re.compile(
     r"\$\$((?:\\.|[^$\\])+)\$\$|(?<![\\$])\$(?!\d[^$\\]{0,60}\b[a-z]{2,}[^$\\]{0,60}\s\$)((?:\\.|[^$\\])+)\$"
-    r"|\\\((.+?)\\\)|\\\[(.+?)\\\]",
+    r"|\\\((.+?)\\\)|\\\[(.+?)\\\]|\\begin\{(?:align|gather|equation|eqnarray)\*?\}(.+?)\\end\{(?:align|gather|equation|eqn)",
     re.DOTALL,
 )
+_ROWS = re.compile(r"\\begin\{(?:align|gather)(?:ed)?\*?\}(.*?)(?:\\end\{|$)", re.DOTALL)
+_DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
+_NOTE = re.compile(
+    r"(?:^|(?<=[.!)\]$]\s)|(?<=\n))[ \t]*\(?(?:Note|Remark|Indeed|For example|Check|Verification"
+    r"|(?:To|We can(?: also)?|Let's|Let us) (?:check|verify))\b"
+    r"(?!.*(?:\n\s*\n|\b(?i:so|thus|therefore|hence|answer|conclude)\b)).{0,300}$",
+    re.DOTALL,
+)
+_NO_ANNOUNCEMENT = re.compile(
+    r"\b(?:(?:to|will|can)|(?:express|write|round|convert|simplify|check|verify|present)\s+"
+    r"(?:the|our|your|this)(?:\s+final)?)[ \t]*$",
+    re.IGNORECASE,
+)
+"""What stands before "answer" where it is a verb, or the object of one."""
 _DISPLAY = re.compile(r"\$\$(?:\\.|[^$\\])+\$\$|\\\[.+?\\\]", re.DOTALL)
 _MASK = "\x01"
 """Stands for every character of a formula where only the words of a text are looked at."""
@@ -81,7 +97,13 @@ _LEADING_WORDS = re.compile(
     r"(?:(?!(?:arc|sin|cos|tan|cot|log|sqrt|minus|negative|not?|than|all|most|least)\b)(?:a|[a-z]{2,})\s+)+"
     r"(?=[-+]?[\d(\[\\{]|[a-zA-Z]\s?=)"
 )
-_PLAIN_FORMULA = re.compile(r"[-+(\[{\\$]*\d|[-+(\[{]*\\[a-zA-Z{]|[-+(\[{]*[a-zA-Z](?:\s*[-+^/*=<>_,(]|\s*\\)")
+_WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}")
+_CONDITION = re.compile(r"\s*,?\s*(?:as|at|because|for|if|since|when|where|with)\s+(?:(?:all|every|any)\s+)?")
+_PLAIN_FORMULA = re.compile(
+    r"(?!\\begin\{(?!.?matrix))(?:[-+(\[{\\$]*\d|[-+(\[{]*\\[a-zA-Z{]|[-+(\[{]*[a-zA-Z]\s*(?:[-+^/*=<>_,(]|\\))"
+)
+_NEW_STATEMENT = re.compile(r"[\n,;:.!?=<>+*/×]|\b(?:is|are|was|so|then|thus|hence|therefore|because|which|or|but)\b")
+_REASON = re.compile(r"\s(?:because|since|instead of|rather than)\b(?:[^\n=,]|,(?=\d{3}))*$")
 _RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*[$€£]?\s*")
 
 
@@ -218,6 +240,9 @@ def _phrase(text: str, is_numeric: bool) -> str | None:
     """
     state = _stated_number if is_numeric else _stated_formula
     for found in reversed(list(_PHRASE.finditer(text))[-_MAX_PHRASES:]):
+        before = text[max(0, found.start() - _MAX_LABEL_CHARS) : found.start()]
+        if not found["marker"] and _NO_ANNOUNCEMENT.search(before):
+            continue
         rest = text[found.end() :].lstrip()
         sentence, rest_of_line, lines = _announced(rest, is_numeric)
         if found["marker"]:
@@ -263,7 +288,8 @@ def _labelled(before: str, sentence: str, rest_of_line: str, lines: list[str], i
     """The value behind a label ("Answer:") that more text follows; None where the label is a heading."""
     opens = len(before) <= _MAX_LABEL_CHARS and not re.search(r"\d|final", before, re.IGNORECASE)
     short = _is_short(sentence, is_numeric) and not (rest_of_line and _is_enumeration(sentence, lines))
-    if not short and opens and (lines or rest_of_line or (is_numeric and len(_spans(sentence)) > _MAX_STATED)):
+    is_reasoning = len(_spans(sentence)) > _MAX_STATED if is_numeric else bool(_formulas(sentence))
+    if not short and opens and (lines or rest_of_line or is_reasoning):
         return None
     if not short and len(lines) > 1 and not re.search(r"\bfinal\W*$", before, re.IGNORECASE):
         return None
@@ -341,12 +367,16 @@ def _stated_formula(sentence: str) -> str | None:
     """
     remark = re.search(_REMARK, _mask(sentence), re.DOTALL)
     head = sentence[: remark.start()] if remark else sentence
+    if not re.search(rf"[{_MASK}\d]", _mask(head)) and _formulas(sentence):
+        head = sentence
     words = _mask(head).lstrip()
     formulas = _formulas(head)
     is_subject = re.match(rf"{_MASK}+\s+(?:is|are|equals)\b", words)
     if words.startswith(_MASK) and not is_subject:
         rest = re.sub(rf"{_MASK}+|\b(?:and|or)\b", " ", words)
-        return formulas[0] if re.search(r"\w", rest) else ", ".join(formulas)
+        if re.search(r"\w", rest):
+            return formulas[0]
+        return (r" \text{ or } " if re.search(r"\bor\b", words) else ", ").join(formulas)
     is_worked_out = len(formulas) > 1 or _OPERATION.search(_mask(head))
     tail = _after_copula(head) or (_after_copula(sentence) if is_worked_out else "")
     if _formulas(tail) or re.search(r"\d", tail):
@@ -358,34 +388,55 @@ def _stated_formula(sentence: str) -> str | None:
 
 
 def _last_math(text: str, is_numeric: bool) -> str | None:
-    """What the last sentence with a formula, or with a number behind "is", states."""
-    text = text[-_MAX_TAIL_CHARS:]
-    masked = _mask(text)
-    ends = [0, *(end.end() for end in re.finditer(rf"\n|{_SENTENCE_END.pattern}", masked)), len(text)]
-    for start, end in reversed(list(itertools.pairwise(ends))):
-        if value := _concluded(text[start:end].strip().strip("*_. ")):
-            is_plain = _MASK not in masked and numbers.parse_plain(value) is not None
-            return None if is_plain else value.strip(" .,")
-    return None
+    """The last formula, or what a later "is" states; a condition behind a formula ("for $n = 3$") is left out."""
+    text = _DRAWING.sub("", text[-_MAX_TAIL_CHARS:])
+    if (note := _NOTE.search(text)) and _FORMULA.search(text, 0, note.start()):
+        text = text[: note.start()]
+    found = [formula for formula in _FORMULA.finditer(text) if r"\boxed{}" not in formula[0]]
+    if not found:
+        return None
+    behind = text[found[-1].end() :]
+    for sentence in reversed(re.split(rf"\n|{_SENTENCE_END.pattern}", behind)):
+        tail = _after_copula(sentence)
+        if _PLAIN_FORMULA.match(tail) and len(_WORD.findall(tail)) <= _MAX_PLAIN_WORDS:
+            return tail.strip(" .,*_")
+    if len(found) > 1 and _CONDITION.fullmatch(text, found[-2].end(), found[-1].start()):
+        del found[-1]
+    if subject := _subject(text, found):
+        return subject
+    masked = _mask(text[: found[-1].end()])
+    listed = re.search(rf"\bare\s+(?:{_MASK}+(?:,?\s+(?:and|or)\s+|,?\s+|$))+$", masked)
+    formulas = _formulas(text[listed.start() if listed else found[-1].start() : found[-1].end()])
+    return ", ".join(formulas)
 
 
-def _concluded(sentence: str) -> str | None:
-    """What a sentence concludes: what follows its last "is", "so" or "get", else its last formula."""
-    condition = re.search(r",?\s+(?:because|since|where|when|if|for all|for every)\b", _mask(sentence))
-    head = sentence[: condition.start()] if condition else sentence
-    for part in (head, sentence):
-        tail = _after_copula(part)
-        if _formulas(tail) or _PLAIN_FORMULA.match(tail):
-            return _stated_formula(tail)
-        if formulas := _formulas(part):
-            return formulas[-1]
-    return None
+def _subject(text: str, found: list[re.Match[str]]) -> str | None:
+    """What the last sentence counts or names: "there are $2$ values of $z$", "$13$ is the largest factor of $n$"."""
+    masked = _mask(text[: found[-1].end()])
+    starts = [end.end() for end in re.finditer(rf"\n|{_SENTENCE_END.pattern}", masked)]
+    starts += [formula.end() for formula in found[:-1] if re.search(r"\.\s*(?:\$|\\\)|\\\])$", formula[0])]
+    sentence = text[max(starts, default=0) : found[-1].end()]
+    words = _mask(sentence)
+    named = re.search(rf"{_MASK}+\s+(?:is|are)\s+(?:the|an?)\b[^{_MASK}]*\b(?:of|by|than|for)\s+{_MASK}+$", words)
+    counted = re.search(rf"\b(?:is|are|has|have)\s+(?:only\s+|exactly\s+)?{_MASK}+\s+[^{_MASK}]+{_MASK}+$", words)
+    is_name = re.fullmatch(r"\\?[a-zA-Z]+(?:\([a-z]\))?", _content(found[-1]))
+    subject = named or (counted if is_name else None)
+    return _formulas(sentence[subject.start() :])[0] if subject else None
 
 
 def _formulas(text: str) -> list[str]:
-    return [
-        next(filter(None, found.groups())).strip() for found in _FORMULA.finditer(text) if r"\boxed{}" not in found[0]
-    ]
+    return [_content(found) for found in _FORMULA.finditer(text) if r"\boxed{}" not in found[0]]
+
+
+def _content(formula: re.Match[str]) -> str:
+    """A formula without its delimiters; of an aligned chain the last row."""
+    content = next(filter(None, formula.groups()))
+    rows = content if formula[0].startswith(r"\begin") else (found[1] if (found := _ROWS.search(content)) else "")
+    if rows:
+        *_, content = ["", *(row for row in re.split(r"\\\\(?:\[[^\]]*\])?", rows) if row.strip())]
+        content = re.sub(r"^\s*=", "", content.replace("&", " "))
+    content = re.sub(r"^(?:\s|\\q?quad(?![a-zA-Z])|\\(?:Rightarrow|implies|therefore)(?![a-zA-Z]))+", "", content)
+    return content.strip().rstrip(" .,")
 
 
 def _mask(text: str) -> str:
@@ -394,10 +445,18 @@ def _mask(text: str) -> str:
 
 
 def _last_number(text: str, is_numeric: bool) -> str | None:
-    """The last number of the text, in digits or else in words; a range stays a range."""
+    """The last number of the text, in digits or else in words; a range stays a range.
+
+    Where the text ends in an equation and words ("5 x 2 = 10 bags in 2 days"), its right-hand side counts.
+    """
     clean = numbers.unlatex(text[-_MAX_TAIL_CHARS:])
+    reason = _REASON.search(clean)
+    if reason and numbers.number_spans(clean[clean.rfind("\n", 0, reason.start()) + 1 : reason.start()]):
+        clean = clean[: reason.start()]
     if spans := _spans(clean):
-        return _with_sign(clean, spans[-1])
+        equals = clean.rfind("=", 0, spans[-1][0])
+        result = next(span for span in spans if span[0] > equals)
+        return _with_sign(clean, spans[-1] if _NEW_STATEMENT.search(clean, result[1], spans[-1][0]) else result)
     span = numbers.words_span(clean)
     return clean[slice(*span)] if span else None
 

@@ -16,6 +16,7 @@ Leaf = Callable[[str, str], bool]
 """Tells whether two expressions (answer, gold) have the same value."""
 
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)")
+_APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])|≈")
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|\bor\b")
 _IN = re.compile(r"^\s*\\?[a-zA-Z]\s*\\in(?![a-zA-Z])")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{([pbB]?matrix)\}(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL)
@@ -53,6 +54,9 @@ def _same_list(answer: str, gold: str, leaf: Leaf) -> bool:
 
 def _same_one(answer: str, gold: str, leaf: Leaf) -> bool:
     """Compare two answers that are no bare lists: equations, matrices, bracketed things, expressions."""
+    rounded = _APPROXIMATELY.split(answer)
+    if len(rounded) > 1 and not _APPROXIMATELY.search(gold):
+        return any(_same_one(side, gold, leaf) for side in rounded[-2:])
     if not _EQUALS.search(gold) and _is_implicit(_EQUALS.split(answer)):
         return False
     answer, gold = _drop_names(answer, gold)
@@ -100,7 +104,7 @@ def _drop_names(answer: str, gold: str) -> tuple[str, str]:
     is_name = len(theirs) == 2 and re.search(r"[-+*/^<>\d]", theirs[0]) is None
     same_name = is_name and squeeze(mine[0]) == squeeze(theirs[0])
     if len(mine) > 1 and (same_name or len(theirs) == 1):
-        answer = mine[-1]
+        answer = mine[-2] if re.fullmatch(r"\s*[a-zA-Z]\s*", mine[-1]) and len(gold) > 1 else mine[-1]
     if is_name and (len(mine) == 1 or same_name):
         gold = theirs[-1]
     return answer.strip(), gold.strip()
@@ -161,7 +165,8 @@ def _expand(items: Sequence[str]) -> list[str]:
 
 def _split_list(text: str) -> list[str]:
     r"""The items of a list without brackets; a number like 1,234 is one item, 1 \pm 2 are two."""
-    if same_number(text, text):
+    side = _side(text)
+    if same_number(text, text) or ("," not in text.removesuffix(side) and same_number(side, side)):
         return [text]
     items = [part for piece in _split(text, ",") for part in _split(piece, ";")]
     return _expand(items) if len(items) > 1 or not _brackets(_side(text)) else items
