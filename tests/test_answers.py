@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from als.answers import extract, judge, numbers
-from als.answers.sandbox import Sandbox
+from als.answers.worker import Worker
 from als.benchmarks import BENCHMARKS
 from als.errors import UserError
 from als.records import Verdict
@@ -81,9 +81,9 @@ def test_math_is_judged_outside_the_main_thread_and_in_several_threads_at_once()
 
 
 def test_a_helper_that_cannot_start_is_an_error_and_no_wrong_answer() -> None:
-    sandbox = Sandbox("als.answers.there_is_no_such_module", "f", seconds=1)
+    worker = Worker("als.answers.there_is_no_such_module", "f", seconds=1)
     with pytest.raises(RuntimeError, match="there_is_no_such_module"):
-        sandbox.call("1", "2")
+        worker.call("1", "2")
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:

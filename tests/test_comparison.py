@@ -106,6 +106,14 @@ def test_known_flips_are_counted(tmp_path: Path, helped: int, harmed: int) -> No
     assert written["harmed_indices"] == [i for i in range(200) if HALF[i] and not other[i]]
 
 
+def test_answers_that_the_judge_could_not_compare_are_counted(tmp_path: Path) -> None:
+    other = [a_line(index, index > 3, **({} if index > 3 else {"judge_error": "MemoryError"})) for index in range(50)]
+    comparison = compared(write_run(tmp_path / FIRST, HALF[:50]), write_run(tmp_path / OTHER, other))
+    assert [arm.judge_errors for arm in comparison.arms] == [0, 4]
+    assert to_json(comparison)["arms"][1]["judge_errors"] == 4
+    assert "- Note: 4 answers of als prompt_0 could not be compared (judge_error)" in markdown(comparison)
+
+
 def test_problems_that_one_arm_lacks_are_left_out_and_counted(tmp_path: Path) -> None:
     first = [a_line(index, index < 50) for index in range(100)]
     other = [a_line(index, index >= 50) for index in range(20, 130)]

@@ -1,4 +1,4 @@
-"""What a model may write to hurt a run: all of it is wrong, within five seconds, and nothing breaks."""
+"""What a model may write to hurt a run: all of it is wrong, within five CPU seconds, and nothing breaks."""
 
 import os
 import threading
@@ -8,9 +8,11 @@ import pytest
 
 from als.answers import judge
 from als.answers.extract import extract
+from als.answers.worker import Reply
 from als.benchmarks import BENCHMARKS
 
 LIMIT_S = 5.0
+"""CPU time of this process; the helper has a limit of its own."""
 
 HUGE = {
     "power tower": "a^(9^9^9)",
@@ -39,12 +41,13 @@ SLOW = {
     "binomial": r"\binom{99999999}{9999999}",
     "integral": r"\int_0^1 e^{x^2}\sin(x^3) dx",
 }
+CUT_OFF = Reply(error="time limit of 3 CPU seconds")
 
 
 def judge_in_time(answer: str, gold: str, benchmark: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert judge.judge_answer(answer, gold, benchmark=benchmark) is False
-    assert time.perf_counter() - start < LIMIT_S
+    assert time.process_time() - start < LIMIT_S
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
@@ -56,29 +59,27 @@ def test_a_hostile_answer_is_wrong_in_time(answer: str, benchmark: str) -> None:
 @pytest.mark.parametrize("prompt_idx", [0, 1])
 @pytest.mark.parametrize("text", HUGE.values(), ids=HUGE.keys())
 def test_a_hostile_completion_is_read_in_time(text: str, prompt_idx: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for wrapped in (text, rf"\boxed{{{text}}}", f'{{"final answer": "{text}"}}', f"The answer is {text}"):
         extract(wrapped, benchmark="math-500", prompt_idx=prompt_idx)
         extract(wrapped, benchmark="gsm8k", prompt_idx=prompt_idx)
-    assert time.perf_counter() - start < LIMIT_S
+    assert time.process_time() - start < LIMIT_S
 
 
 @pytest.mark.parametrize("answer", SLOW.values(), ids=SLOW.keys())
 def test_an_endless_computation_is_cut_off_and_the_next_one_works(answer: str) -> None:
-    judge_in_time(answer, "5", "math-500")
+    assert judge.compare_answers(answer, "5", benchmark="math-500") == CUT_OFF
     assert judge.judge_answer("x+x", "2x", benchmark="math-500")
 
 
 def test_an_endless_computation_is_cut_off_outside_the_main_thread() -> None:
-    found: list[bool] = []
-    start = time.perf_counter()
+    found: list[Reply] = []
     thread = threading.Thread(
-        target=lambda: found.append(judge.judge_answer(SLOW["binomial"], "5", benchmark="math-500"))
+        target=lambda: found.append(judge.compare_answers(SLOW["binomial"], "5", benchmark="math-500"))
     )
     thread.start()
-    thread.join(LIMIT_S)
-    assert found == [False]
-    assert time.perf_counter() - start < LIMIT_S
+    thread.join()
+    assert found == [CUT_OFF]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

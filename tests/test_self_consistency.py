@@ -60,6 +60,16 @@ def test_votes_are_for_values_not_for_strings(benchmark, answers, ballots):
     assert [(ballot.answer, ballot.voters) for ballot in vote(answers, benchmark=benchmark)] == ballots
 
 
+def test_a_comparison_that_fails_in_the_vote_is_recorded():
+    errors = []
+    ballots = vote([r"\binom{99999999}{9999999}", "5", "5"], benchmark="math-500", errors=errors)
+    assert [(ballot.answer, ballot.voters) for ballot in ballots] == [
+        ("5", [1, 2]),
+        (r"\binom{99999999}{9999999}", [0]),
+    ]
+    assert errors == ["time limit of 3 CPU seconds"] * 2
+
+
 # --- Seeds.
 
 

@@ -63,6 +63,8 @@ class ArmResult:
     """Problems that this arm answered and that are left out, since another arm did not."""
     failures: int
     """Shared problems that could not be answered or judged; they count as wrong."""
+    judge_errors: int
+    """Shared answers whose comparison failed or met a limit; they count as wrong too."""
     correct: int
     accuracy: float
     accuracy_interval: Interval
@@ -272,6 +274,8 @@ def _notes(arms: Sequence[Arm], names: Sequence[str], shared: Sequence[Sequence[
     for name, lines in zip(names, shared, strict=True):
         if failures := sum(line.failed for line in lines):
             notes.append(f"{failures} problems of {name} failed and count as wrong")
+        if errors := _judge_errors(lines):
+            notes.append(f"{errors} answers of {name} could not be compared (judge_error) and count as wrong")
         # A chat template may hold the date. What failed before it was asked has no prompt.
         if others := sum(bool(a.prompt and b.prompt) and a.prompt != b.prompt for a, b in _pairs(shared[0], lines)):
             notes.append(f"{name} was given {others} prompts of another wording than {names[0]}")
@@ -293,6 +297,7 @@ def _arm_results(
                 finished=arm.finished,
                 unshared=len(arm.lines) - n,
                 failures=sum(line.failed for line in lines),
+                judge_errors=_judge_errors(lines),
                 correct=correct,
                 accuracy=correct / n,
                 accuracy_interval=wilson_interval(correct, n),
@@ -302,6 +307,10 @@ def _arm_results(
             )
         )
     return tuple(results)
+
+
+def _judge_errors(lines: Sequence[ResultLine]) -> int:
+    return sum("judge_error" in line.details for line in lines)
 
 
 def _accuracy_per_second(lines: Sequence[ResultLine]) -> float | None:

@@ -74,6 +74,8 @@ class Verdict:
     correct: bool
     rule: str | None
     """The name of the extraction rule that found the answer; None where none did."""
+    error: str | None = None
+    """Why the answer could not be compared, for example "time limit of 3 CPU seconds"; it then counts as wrong."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ def _check_type(name: str, value: object) -> None:
 
 def result_line(problem: Problem, prompt: str, completion: Completion, verdict: Verdict, **details: Any) -> ResultLine:
     """Put together what is known about one answered problem."""
+    if verdict.error is not None:
+        details = {"judge_error": verdict.error, **details}
     return ResultLine(
         index=problem.index,
         problem_hash=problem.problem_hash,

@@ -294,6 +294,7 @@ def summarise(lines: Sequence[ResultLine]) -> Json:
         "accuracy": sum(line.correct for line in lines) / n if n else None,
         "answered": sum(line.answer is not None for line in lines) / n if n else None,
         "failures": sum(line.failed for line in lines),
+        "judge_errors": sum("judge_error" in line.details for line in lines),
         "completion_tokens": sum(line.completion_tokens for line in lines),
         "generated_tokens": generated,
         "seconds": seconds,

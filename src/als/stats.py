@@ -14,9 +14,11 @@ EXTRA_COLUMNS = {
     "steps": "steps",
     "first_reward": "first reward",
     "last_reward": "last reward",
+    "judge_errors": "judge errors",
 }
 """Means that only some modes have -> their columns; a column appears where some run has it."""
 _SHARES = ("steered_fraction", "json_valid")
+_COUNTS = ("judge_errors",)  # their columns appear where some run has more than 0
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -172,7 +174,7 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     Args:
         runs: (what the run is called, its summary.json), in the order of the rows.
     """
-    extra = [column for column in EXTRA_COLUMNS if any(column in summary for _, summary in runs)]
+    extra = [column for column in EXTRA_COLUMNS if any(_has(column, summary) for _, summary in runs)]
     head: tuple[str, ...] = ("run", "n", "accuracy, 95 % Wilson interval", "answered", "tokens", "seconds", "tokens/s")
     head += tuple(EXTRA_COLUMNS[column] for column in extra)
     rows = [
@@ -210,7 +212,13 @@ def _percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
+def _has(column: str, summary: Mapping[str, Any]) -> bool:
+    return bool(summary.get(column)) if column in _COUNTS else column in summary
+
+
 def _cell(column: str, value: float | None) -> str:
     if value is None:
         return ""
+    if column in _COUNTS:
+        return str(value)
     return _percent(value) if column in _SHARES else f"{value:.2f}"

@@ -6,7 +6,8 @@ r"""Judge an answer against the gold answer: is it right?
 gsm8k and arithmetic compare exact numbers, aime_2024 integers from 0 to 999; math-500 compares expressions
 with math-verify, whose only user this module is. Nothing a model writes is ever executed, and nothing it
 writes can stop a run: long, deep and explosive answers are wrong before anything parses them, and whatever
-needs algebra is worked out in a helper process with a time limit (see `sandbox`).
+needs algebra is worked out in a helper process with limits (see `worker`). An answer that meets a limit
+counts as wrong, and the reason is recorded.
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Any
 
 from als.answers import numbers, shapes, spelling
 from als.answers.extract import extract
-from als.answers.sandbox import Sandbox
+from als.answers.worker import Reply, Worker
 from als.benchmarks import benchmark_named
 from als.records import Verdict
 
@@ -25,7 +26,7 @@ MAX_NESTING = 24
 MAX_POWER_DIGITS = 20_000
 """An answer with a number of more digits than this is no answer; the longest in MATH, 2^4950, has 1491."""
 SECONDS = 3.0
-"""For one comparison of expressions; the slowest genuine one in MATH takes a fraction of it."""
+"""CPU time of one comparison of expressions; the slowest genuine one in MATH takes a fraction of it."""
 
 _DIGITS = r"[\s({]*(\d+)[\s)}]*"
 _POWER = re.compile(rf"(\d+)[\s)}}]*\^{_DIGITS}(?:\^{_DIGITS})?")
@@ -34,26 +35,39 @@ _LARGE_FACTORIAL = re.compile(r"\d{4,}[\s)}]*!|![\s)}]*!")
 
 
 def judge_answer(answer: str | None, gold: str, *, benchmark: str) -> bool:
-    """Whether an extracted answer is right.
+    """Whether an extracted answer is right; see `compare_answers`.
+
+    Raises:
+        UserError: the benchmark is unknown.
+    """
+    return bool(compare_answers(answer, gold, benchmark=benchmark).value)
+
+
+def compare_answers(answer: str | None, gold: str, *, benchmark: str) -> Reply:
+    """Compare an extracted answer with the gold answer.
+
+    Returns:
+        The value is true where the answer is right. Where the comparison failed or met a limit, the value is None
+        and the error says why.
 
     Raises:
         UserError: the benchmark is unknown.
     """
     known = benchmark_named(benchmark)
     if answer is None or not answer.strip() or not gold.strip():
-        return False
+        return Reply(False)
     if known.family == "math":
         return _same_expression(answer, gold)
     if known.name == "aime_2024":
-        return _same_aime(answer, gold)
-    return _same_number(answer, gold)
+        return Reply(_same_aime(answer, gold))
+    return Reply(_same_number(answer, gold))
 
 
 def judge_completion(completion_text: str, gold: str, *, benchmark: str, prompt_idx: int) -> Verdict:
     """Extract the answer of a completion and judge it."""
     found = extract(completion_text, benchmark=benchmark, prompt_idx=prompt_idx)
-    correct = judge_answer(found.answer, gold, benchmark=benchmark)
-    return Verdict(answer=found.answer, gold=gold, correct=correct, rule=found.rule)
+    reply = compare_answers(found.answer, gold, benchmark=benchmark)
+    return Verdict(found.answer, gold, correct=bool(reply.value), rule=found.rule, error=reply.error)
 
 
 def _same_number(answer: str, gold: str) -> bool:
@@ -68,15 +82,15 @@ def _same_aime(answer: str, gold: str) -> bool:
     return value is not None and 0 <= value <= 999 and value == numbers.parse_number(gold)
 
 
-def _same_expression(answer: str, gold: str) -> bool:
+def _same_expression(answer: str, gold: str) -> Reply:
     if answer.strip() == gold.strip():
-        return True
+        return Reply(True)
     if len(answer) > MAX_ANSWER_CHARS:
-        return False
+        return Reply(False)
     quick = spelling.same_quickly(answer, gold)
     if quick is not None or is_excessive(answer):
-        return quick is True
-    return bool(_sandbox().call(answer, gold))
+        return Reply(quick is True)
+    return _worker().call(answer, gold)
 
 
 def is_excessive(answer: str) -> bool:
@@ -115,8 +129,8 @@ def _power_digits(base: str, exponent: str, top: str | None) -> float:
 
 
 @cache
-def _sandbox() -> Sandbox:
-    return Sandbox(__name__, "compare_expressions", seconds=SECONDS)
+def _worker() -> Worker:
+    return Worker(__name__, "compare_expressions", seconds=SECONDS)
 
 
 def warm_up() -> None:

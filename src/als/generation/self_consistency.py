@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from als.answers.judge import judge_answer
+from als.answers.judge import compare_answers
 from als.generation.solve import form_details, judge, line_or_failure, prepare, steering_details, with_opening
 from als.records import Problem, ResultLine, Verdict, result_line
 
@@ -61,15 +61,19 @@ def sample_seed(seed: int, problem: Problem, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def vote(answers: Sequence[str | None], *, benchmark: str) -> list[Ballot]:
-    """Group equal answers, most votes first; among equally many, the answer seen first. None does not vote."""
+def vote(answers: Sequence[str | None], *, benchmark: str, errors: list[str] | None = None) -> list[Ballot]:
+    """Group equal answers, most votes first; among equally many, the answer seen first. None does not vote.
+
+    Args:
+        answers: one a sample.
+        benchmark: how answers are compared.
+        errors: gets the reason of each comparison that failed; such answers vote apart.
+    """
     ballots: list[Ballot] = []
     for voter, answer in enumerate(answers):
         if answer is None:
             continue
-        # The judge calls some answers wrong whatever the gold answer is (AIME's above 999): the same text is the same.
-        same = (b for b in ballots if answer == b.answer or judge_answer(answer, b.answer, benchmark=benchmark))
-        ballot = next(same, None)
+        ballot = next((b for b in ballots if _equal(answer, b.answer, benchmark, errors)), None)
         if ballot is None:
             ballot = Ballot(answer)
             ballots.append(ballot)
@@ -77,12 +81,26 @@ def vote(answers: Sequence[str | None], *, benchmark: str) -> list[Ballot]:
     return sorted(ballots, key=lambda ballot: -len(ballot.voters))  # a stable sort keeps the order of ties
 
 
+def _equal(answer: str, other: str, benchmark: str, errors: list[str] | None) -> bool:
+    # The judge calls some answers wrong whatever the gold answer is (AIME's above 999): the same text is the same.
+    if answer == other:
+        return True
+    reply = compare_answers(answer, other, benchmark=benchmark)
+    if reply.error is not None and errors is not None:
+        errors.append(reply.error)
+    return bool(reply.value)
+
+
 def _line(problem: Problem, prompt: str, outputs: Sequence[Output], settings: Settings) -> ResultLine:
     """The line of one problem: the text is that of the first sample with the winning answer."""
     completions = [output.completion for output in outputs]
     verdicts = [judge(completion.text, problem, settings) for completion in completions]
-    ballots = vote([verdict.answer for verdict in verdicts], benchmark=settings.benchmark)
+    errors: list[str] = []
+    ballots = vote([verdict.answer for verdict in verdicts], benchmark=settings.benchmark, errors=errors)
     winner = ballots[0].voters[0] if ballots else 0
+    verdict = verdicts[winner] if ballots else Verdict(None, problem.gold, False, None)
+    if errors and verdict.error is None:
+        verdict = replace(verdict, error=f"in the vote: {errors[0]}")
     samples = [
         {"completion": c.text, "answer": v.answer, "completion_tokens": c.completion_tokens}
         for c, v in zip(completions, verdicts, strict=True)
@@ -91,7 +109,7 @@ def _line(problem: Problem, prompt: str, outputs: Sequence[Output], settings: Se
         problem,
         prompt,
         replace(completions[winner], seconds=sum(completion.seconds for completion in completions)),
-        verdicts[winner] if ballots else Verdict(None, problem.gold, False, None),
+        verdict,
         samples=samples,
         votes=[[ballot.answer, len(ballot.voters)] for ballot in ballots],
         generated_tokens=sum(completion.completion_tokens for completion in completions),
