@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from als.errors import UserError
 from als.models import model_label
 from als.records import ResultLine
-from als.runlog import CONFIG, SUMMARY, Json, read_folder_lines, read_json
+from als.runlog import CONFIG, LATER_FIELDS, SUMMARY, Json, read_folder_lines, read_json
 from als.stats import (
     detectable_difference,
     holm,
@@ -27,8 +27,10 @@ from als.stats import (
     wilson_interval,
 )
 
-SAME_FIELDS = ("model", "dataset", "benchmark", "split", "prompt_idx", "max_new_tokens", "dtype")
+SAME_FIELDS = ("model", "dataset", "benchmark", "split", "prompt_idx", "max_new_tokens", "dtype", "judge")
 """Fields of config.json in which arms have to agree, so that what differs is the mode and its options."""
+WAYS_OUT = {"judge": " (--judge judges all runs again)"}
+"""What else than --allow_mismatch lets runs be compared that differ in a field."""
 ALPHA = 0.05
 """A difference counts as found where its corrected p-value is at most this."""
 FEW = 10
@@ -50,6 +52,8 @@ class Arm:
     """In the order of the data set."""
     finished: bool
     """Whether the run has its summary.json."""
+    changed: tuple[int, int] | None = None
+    """Verdicts that judging again made right and made wrong; None where the verdicts are the run's own."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class ArmResult:
     """Shared problems that could not be answered or judged; they count as wrong."""
     judge_errors: int
     """Shared answers whose comparison failed or met a limit; they count as wrong too."""
+    changed: tuple[int, int] | None
+    """Verdicts of the whole run that judging again made right and made wrong; None without --judge."""
     correct: int
     accuracy: float
     accuracy_interval: Interval
@@ -125,11 +131,12 @@ class Comparison:
 # ------------------------------------------------------------------------------------------- reading runs
 
 
-def read_arm(path: Path | str) -> Arm:
+def read_arm(path: Path | str, *, judge: str | None = None) -> Arm:
     """Read a run.
 
     Args:
         path: its folder, or a file in it, such as logistics.pt.
+        judge: judge its completions again by this judge; the folder stays as it is.
 
     Raises:
         UserError: not a run's folder, or one without results.
@@ -139,12 +146,22 @@ def read_arm(path: Path | str) -> Arm:
     expected = f"give the folder of a run, the one that holds {CONFIG} and results.jsonl"
     if not (folder / CONFIG).is_file():
         raise UserError(f"{str(path)!r} is not a run: there is no {CONFIG}; {expected}")
-    config = read_json(folder / CONFIG)
+    config = LATER_FIELDS | read_json(folder / CONFIG)
     lines = sorted(read_folder_lines(folder, traces=False), key=lambda line: line.index)
     if "mode" not in config or not lines:
         raise UserError(f"{str(path)!r} holds no results of a run; {expected}")
     name = f"{config['mode']} {folder.name}"
-    return Arm(folder, name, config, tuple(lines), (folder / SUMMARY).is_file())
+    arm = Arm(folder, name, config, tuple(lines), (folder / SUMMARY).is_file())
+    return arm if judge is None else _judged_by(judge, arm)
+
+
+def _judged_by(judge: str, arm: Arm) -> Arm:
+    from als.rejudge import rejudge
+
+    lines = rejudge(arm.lines, arm.config, judge, folder=str(arm.folder))
+    changes = [int(now.correct) - int(then.correct) for then, now in _pairs(arm.lines, lines)]
+    changed = changes.count(1), changes.count(-1)
+    return replace(arm, config={**arm.config, "judge": judge}, lines=tuple(lines), changed=changed)
 
 
 def labels(arms: Sequence[Arm]) -> list[str]:
@@ -227,7 +244,7 @@ def _differing_fields(arms: Sequence[Arm], names: Sequence[str]) -> list[str]:
     sentences = []
     for arm, name in zip(arms[1:], names[1:], strict=True):
         fields = [
-            f"{field} {arms[0].config.get(field)!r} and {arm.config.get(field)!r}"
+            f"{field} {arms[0].config.get(field)!r} and {arm.config.get(field)!r}{WAYS_OUT.get(field, '')}"
             for field in SAME_FIELDS
             if not _agree((arms[0], arm), field)
         ]
@@ -271,6 +288,13 @@ def _pairs(first: Sequence[ResultLine], other: Sequence[ResultLine]) -> Iterator
 
 def _notes(arms: Sequence[Arm], names: Sequence[str], shared: Sequence[Sequence[ResultLine]]) -> list[str]:
     notes = [f"{name} is not finished" for arm, name in zip(arms, names, strict=True) if not arm.finished]
+    for arm, name in zip(arms, names, strict=True):
+        if arm.changed is not None:
+            right, wrong = arm.changed
+            notes.append(
+                f"{name} was judged again by {arm.config['judge']}: of {len(arm.lines)} verdicts {right + wrong} "
+                f"changed, {right} to right and {wrong} to wrong"
+            )
     for name, lines in zip(names, shared, strict=True):
         if failures := sum(line.failed for line in lines):
             notes.append(f"{failures} problems of {name} failed and count as wrong")
@@ -298,6 +322,7 @@ def _arm_results(
                 unshared=len(arm.lines) - n,
                 failures=sum(line.failed for line in lines),
                 judge_errors=_judge_errors(lines),
+                changed=arm.changed,
                 correct=correct,
                 accuracy=correct / n,
                 accuracy_interval=wilson_interval(correct, n),

@@ -76,6 +76,8 @@ class Verdict:
     """The name of the extraction rule that found the answer; None where none did."""
     error: str | None = None
     """Why the answer could not be compared, for example "time limit of 3 CPU seconds"; it then counts as wrong."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What only some judges record, such as lm_eval_strict."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,17 @@ def result_line(problem: Problem, prompt: str, completion: Completion, verdict: 
         completion_tokens=completion.completion_tokens,
         finish_reason=completion.finish_reason,
         seconds=completion.seconds,
-        details={"rule": verdict.rule, **details},
+        details={"rule": verdict.rule, **verdict.details, **details},
     )
+
+
+def judged_again(line: ResultLine, verdict: Verdict) -> ResultLine:
+    """The same line with another verdict, and without what only the earlier judge recorded."""
+    details = {name: value for name, value in line.details.items() if name not in ("judge_error", "lm_eval_strict")}
+    details |= {"rule": verdict.rule, **verdict.details}
+    if verdict.error is not None:
+        details["judge_error"] = verdict.error
+    return replace(line, answer=verdict.answer, correct=verdict.correct, details=details)
 
 
 def failure_line(

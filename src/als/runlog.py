@@ -46,7 +46,7 @@ AVERAGED_DETAILS = (
 TEMPLATE_HASH = "chat_template_hash"
 """Field of config.json that says which chat template made the prompts; older folders lack it."""
 
-LATER_FIELDS = {"engine": "transformers"}
+LATER_FIELDS = {"engine": "transformers", "judge": "als"}
 """Fields of config.json that the oldest folders lack, and what held for those."""
 
 Json = dict[str, Any]

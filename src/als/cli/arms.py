@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import FolderConfig, shared
-from als.cli.pipeline import check_context, effective_prefill, identity, record, run_root, shard
+from als.cli.pipeline import check_context, effective_prefill, identity, judge_label, record, run_root, shard
 
 if TYPE_CHECKING:
     from als.cli.main import Config
@@ -67,6 +67,7 @@ class Arm:
             system_prompt=config.system_prompt,
             prefill=effective_prefill(config, engine, self.prompt_idx),
             verifier_max_new_tokens=config.verifier_max_new_tokens,
+            judge=config.judge,
             steering=_steering(config, self.vector, engine) if self.vector else None,
             self_consistency=SelfConsistencySettings(config.sc_k, config.temperature),
             latentseek=LatentSeekSettings(
@@ -214,7 +215,7 @@ def _appended(folder: RunFolder, lines: Iterator[ResultLine]) -> Iterator[Result
 def run_folder(config: Config, prompt_idx: int) -> Path:
     """output/<model>-<dataset>/<mode>_eval/prompt_<i>, and what sets the run apart from the default one.
 
-    Split, subset, engine, and for steered modes alpha, layer, tau and scale are named where they differ from the
+    Split, subset, judge, engine, and for steered modes alpha, layer, tau and scale are named where they differ from the
     defaults, and the vector where the folder already belongs to a vector file of another name, so that runs
     which differ in them never meet. --run_name takes the place of all that. Controls are always named.
     """
@@ -243,6 +244,7 @@ def _distinctions(config: Config) -> list[str]:
         parts += [config.alpha_scale] if config.alpha_scale != "raw" else []
         parts += [f"layer{config.layer_idx}"] if config.layer_idx != -2 else []
         parts += [f"tau{tau}"] if config.similarity_threshold != 0.1 else []
+    parts += judge_label(config)
     parts += ["vllm"] if config.engine == "vllm" else []
     return parts
 

@@ -26,6 +26,7 @@ from als.cli.pipeline import (
     effective_prefill,
     exit_code,
     identity,
+    judge_label,
     load_engine,
     read_problems,
     record,
@@ -95,6 +96,7 @@ def run(config: Config) -> int:
         system_prompt=config.system_prompt,
         prefill=effective_prefill(config, engine, config.solver_prompt_idx),
         verifier_max_new_tokens=config.verifier_max_new_tokens,
+        judge=config.judge,
     )
     engine.check_hooks()
     prompts = prepare(engine, problems, settings).prompts
@@ -128,8 +130,9 @@ def run(config: Config) -> int:
 def _folder(config: Config) -> Path:
     rule = f"thresh{config.good_example_threshold}" if config.label_by == "verifiers" else "answer"
     samples = f"samples{config.samples_per_problem}" if config.samples_per_problem > 1 else ""
-    engine = "vllm" if config.engine == "vllm" else ""
-    name = "_".join(filter(None, (f"prompt{config.solver_prompt_idx}", rule, samples, config.run_name or engine)))
+    engine = ["vllm"] if config.engine == "vllm" else []
+    apart = [config.run_name] if config.run_name else [*judge_label(config), *engine]
+    name = "_".join(filter(None, (f"prompt{config.solver_prompt_idx}", rule, samples, *apart)))
     return run_root(config.output_dir, config.model_name_or_path, config.dataset) / "state_collection" / name
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from als.answers.judges import JUDGES
 from als.cli.options import check, option, run_command
 from als.errors import UserError
 
@@ -35,7 +36,14 @@ class Config:
     )
     resamples: int = option("Resamples of the bootstrap.", 10_000)
     seed: int = option("Seed of the bootstrap.", 42)
-    allow_mismatch: bool = option("Compare runs that differ in model, data, prompt, max_new_tokens or dtype.", False)
+    allow_mismatch: bool = option(
+        "Compare runs that differ in model, data, prompt, max_new_tokens, dtype or judge.", False
+    )
+    judge: str | None = option(
+        "Judge the completions of all runs again, see main's --judge; the run folders stay as they are.",
+        None,
+        choices=JUDGES,
+    )
 
     def __post_init__(self) -> None:
         from als.charts import FORMATS
@@ -51,7 +59,7 @@ def run(config: Config) -> int:
     from als.comparison import compare, read_arm
     from als.comparison_report import markdown
 
-    arms = [read_arm(path) for path in config.runs]
+    arms = [read_arm(path, judge=config.judge) for path in config.runs]
     comparison = compare(arms, resamples=config.resamples, seed=config.seed, allow_mismatch=config.allow_mismatch)
     print(markdown(comparison), end="")
     for path in _write_files(config, comparison):

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from als.answers.judges import JUDGES
 from als.errors import UserError, is_out_of_memory
 from als.launch import launched
 
@@ -153,6 +154,13 @@ def check(condition: bool, flag: str, value: object, allowed: str) -> None:
         raise UserError(f"--{flag} {value!r}: expected {allowed}")
 
 
+JUDGE_HELP = (
+    "How completions are judged. als: the toolkit's own judge. math_verify: plain math-verify on the whole completion. "
+    "lm_eval: lm-evaluation-harness's rules, for GSM8K its flexible-extract (the last number), for MATH and AIME the "
+    "last box compared as text; lm_eval_strict in each line is the verdict of its stricter rule."
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which problems."""
@@ -165,6 +173,7 @@ class DataConfig:
         "How to read and judge it: gsm8k, math-500, aime_2024 or arithmetic; otherwise told from the data set's name.",
         None,
     )
+    judge: str = option(JUDGE_HELP, "als", choices=JUDGES)
     start_data_idx: int = option("First index of the range.", 0)
     end_data_idx: int | None = option("End of the range, exclusive; otherwise the end of the split.", None)
 

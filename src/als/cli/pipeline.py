@@ -149,6 +149,11 @@ def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:
     return Path(output_dir).expanduser() / f"{model_label(model_name_or_path)}-{dataset_label(dataset)}"
 
 
+def judge_label(config: DataConfig) -> list[str]:
+    """The judge's part of a folder's name; none for the default judge."""
+    return [] if config.judge == "als" else [config.judge]
+
+
 def identity(config: Any, engine: Engine, *, prompt_idx: int, mode: str, **more: Any) -> dict[str, Any]:
     """What makes a run this run and no other: the content of config.json.
 
@@ -157,6 +162,7 @@ def identity(config: Any, engine: Engine, *, prompt_idx: int, mode: str, **more:
     """
     from als.benchmarks import find_benchmark
     from als.models import model_revision
+    from als.runlog import LATER_FIELDS
 
     return {
         "mode": mode,
@@ -174,6 +180,7 @@ def identity(config: Any, engine: Engine, *, prompt_idx: int, mode: str, **more:
         "chat_template_kwargs": config.chat_template_kwargs or None,
         "system_prompt": config.system_prompt,
         "prefill": effective_prefill(config, engine, prompt_idx) or None,
+        **({"judge": config.judge} if config.judge != LATER_FIELDS["judge"] else {}),
         **more,
     }
 

@@ -32,7 +32,7 @@ from als.cli.options import (
     run_command,
     shared,
 )
-from als.cli.pipeline import exit_code, load_engine, read_problems, run_root
+from als.cli.pipeline import exit_code, judge_label, load_engine, read_problems, run_root
 from als.cli.steering_options import ALPHA_SCALES, OnePromptConfig
 from als.errors import UserError
 
@@ -142,12 +142,12 @@ def _check_held_out(config: Config, selection: list[Problem], test: list[Problem
 
 def _refuse_other_choice(config: Config, vector: SteeringVector) -> None:
     """Raise a UserError where the folder holds the choice of another sweep."""
-    from als.runlog import read_json
+    from als.runlog import LATER_FIELDS, read_json
 
     path = _folder(config) / CHOSEN
     if config.overwrite or not path.exists():
         return
-    then, now = read_json(path), _about(config, vector)
+    then, now = LATER_FIELDS | read_json(path), _about(config, vector)
     if differing := [name for name in now if then.get(name) != now[name]]:
         fields = "; ".join(f"{name}: then {then.get(name)!r}, now {now[name]!r}" for name in differing)
         raise UserError(f"{str(path)!r} was chosen otherwise ({fields}); give --run_name, or --overwrite to replace it")
@@ -161,6 +161,7 @@ def _about(config: Config, vector: SteeringVector) -> dict[str, Any]:
         "vector": config.vector_path(config.solver_prompt_idx).name,
         "vector_sha256": vector.sha256,
         "engine": config.engine,
+        "judge": config.judge,
     }
 
 
@@ -176,7 +177,8 @@ def _selection_fields(config: Config) -> dict[str, Any]:
 
 
 def _folder(config: Config) -> Path:
-    name = "_".join(filter(None, (f"prompt_{config.solver_prompt_idx}", config.run_name)))
+    apart = [config.run_name] if config.run_name else judge_label(config)
+    name = "_".join([f"prompt_{config.solver_prompt_idx}", *apart])
     root = run_root(config.output_dir, config.model_name_or_path, config.dataset)
     return root / f"{config.generation_mode}_sweep" / name
 

@@ -91,16 +91,31 @@ def _equal(answer: str, other: str, benchmark: str, errors: list[str] | None) ->
     return bool(reply.value)
 
 
+def elect(verdicts: Sequence[Verdict], gold: str, *, benchmark: str) -> tuple[Verdict, int, list[Ballot]]:
+    """Vote.
+
+    Args:
+        verdicts: one a sample.
+        gold: the gold answer alone.
+        benchmark: how answers are compared.
+
+    Returns:
+        The verdict on the winning answer, the first sample that gave it (0 where none has an answer), all ballots.
+    """
+    errors: list[str] = []
+    ballots = vote([verdict.answer for verdict in verdicts], benchmark=benchmark, errors=errors)
+    winner = ballots[0].voters[0] if ballots else 0
+    verdict = verdicts[winner] if ballots else Verdict(None, gold, False, None)
+    if errors and verdict.error is None:
+        verdict = replace(verdict, error=f"in the vote: {errors[0]}")
+    return verdict, winner, ballots
+
+
 def _line(problem: Problem, prompt: str, outputs: Sequence[Output], settings: Settings) -> ResultLine:
     """The line of one problem: the text is that of the first sample with the winning answer."""
     completions = [output.completion for output in outputs]
     verdicts = [judge(completion.text, problem, settings) for completion in completions]
-    errors: list[str] = []
-    ballots = vote([verdict.answer for verdict in verdicts], benchmark=settings.benchmark, errors=errors)
-    winner = ballots[0].voters[0] if ballots else 0
-    verdict = verdicts[winner] if ballots else Verdict(None, problem.gold, False, None)
-    if errors and verdict.error is None:
-        verdict = replace(verdict, error=f"in the vote: {errors[0]}")
+    verdict, winner, ballots = elect(verdicts, problem.gold, benchmark=settings.benchmark)
     samples = [
         {"completion": c.text, "answer": v.answer, "completion_tokens": c.completion_tokens}
         for c, v in zip(completions, verdicts, strict=True)

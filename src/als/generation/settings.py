@@ -50,6 +50,8 @@ class Settings:
     """The beginning of the assistant's answer, which the model continues."""
     verifier_max_new_tokens: int | None = None
     """Tokens that a verifier may have; None for max_new_tokens."""
+    judge: str = "als"
+    """One of `answers.judges.JUDGES`."""
     steering: Steering | None = None
     """For the modes that steer."""
     self_consistency: SelfConsistencySettings = field(default_factory=SelfConsistencySettings)

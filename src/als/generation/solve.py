@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from als.answers.judge import judge_completion
+from als.answers.judges import judge_by
 from als.answers.thinking import opened_block
 from als.generation.json_gate import holds_valid_object
 from als.prompts.solver import is_json, solver_messages
@@ -78,8 +78,9 @@ def with_opening(output: Output, opening: str) -> Output:
 
 
 def judge(text: str, problem: Problem, settings: Settings) -> Verdict:
-    """Extract the answer of a completion and judge it."""
-    return judge_completion(text, problem.gold, benchmark=settings.benchmark, prompt_idx=settings.prompt_idx)
+    """Extract the answer of a completion and judge it, by the run's judge."""
+    benchmark, prompt_idx = settings.benchmark, settings.prompt_idx
+    return judge_by(settings.judge, text, problem.gold, benchmark=benchmark, prompt_idx=prompt_idx)
 
 
 def line_or_failure(
