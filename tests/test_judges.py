@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from als.answers.worker import Worker
 from als.cli import collect_states, compare_runs, main, sweep
 from als.cli.arms import run_folder
 from als.cli.options import parse
-from als.records import Completion, Problem, ResultLine, result_line
+from als.records import Completion, Problem, ResultLine, Verdict, result_line
 from als.runlog import CONFIG, RunFolder, read_folder_lines, read_json
 
+ROOT = Path(__file__).resolve().parents[1]
 GREEDY = ("--generation_mode", "greedy_cot", "--dataset", "arithmetic", "--end_data_idx", "2", "--max_new_tokens", "4")
 
 
@@ -223,3 +226,61 @@ def test_a_run_whose_configuration_names_no_benchmark_is_refused(two_runs, tmp_p
     path.write_text(json.dumps({name: value for name, value in CONTENT.items() if name != "benchmark"}))
     assert run(compare_runs, *two_runs, "--judge", "als") == 2
     assert "has no benchmark" in capsys.readouterr().err
+
+
+# --- How often the judges disagree.
+
+
+def test_the_script_counts_disagreements_and_says_why(tmp_path) -> None:
+    texts = [
+        NUMBER,
+        BOXED_THEN_MORE,
+        r"\boxed{18.00}",
+        r"\boxed{18} dollars... really",
+        "The answer is eighteen.",
+        WRONG,
+    ]
+    folder = write_run(tmp_path / "greedy_cot_eval" / "prompt_0", [a_line(i, text) for i, text in enumerate(texts)])
+    before = contents(tmp_path)
+    command = [sys.executable, str(ROOT / "scripts" / "judge_agreement.py"), folder, "--examples", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert contents(tmp_path) == before
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    counts = {tuple(row[:2]): (row[2], set(row[4].split(", "))) for row in rows if len(row) == 5}
+    assert counts["als", "lm_eval"] == (
+        "4",
+        {
+            "another place read: text after the answer 1",
+            "other spelling of the number 1",
+            "punctuation read as a number 1",
+            "no answer found 1",
+        },
+    )
+    assert counts["als", "math_verify"] == ("1", {"no answer found 1"})
+    assert counts["lm_eval", "als"] == ("0", {""})
+    assert "4 of 6 are judged differently" in done.stdout
+    assert "[1] another place read: text after the answer: gold '18'; als '18', lm_eval '2'" in done.stdout
+
+
+def test_the_script_refuses_what_is_no_run(tmp_path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "judge_agreement.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n"), "is not a run" in done.stderr) == (2, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "gold", "why"),
+    [
+        (r"\boxed{5 \text{ cm}}", r"5 \text{ cm}", "5", "unit or word"),
+        (r"\boxed{1{,}000}", "1{,}000", "1000", "thousands separator"),
+        (r"\boxed{x = 5}", "x = 5", "5", "equation in place of its value"),
+        (r"\boxed{\frac 12}", r"\frac 12", "0.5", "other spelling of the number"),
+        ("the text", None, "5", "no answer found"),
+    ],
+)
+def test_reasons(monkeypatch, completion: str, answer: str | None, gold: str, why: str) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from judge_agreement import reason
+
+    right, wrong = Verdict(gold, gold, True, "boxed"), Verdict(answer, gold, False, None if answer is None else "boxed")
+    assert reason(completion, right, wrong) == why
