@@ -88,6 +88,21 @@ def test_a_null_test_goes_on_where_it_stopped(here, options, capsys) -> None:
         assert texts[0] == {json.loads(text)["index"]: json.loads(text)["completion"] for text in content.splitlines()}
 
 
+def test_a_null_test_of_fewer_problems_leaves_the_summaries_of_main(here, options, capsys) -> None:
+    run = [*options, "--prompts_to_run", "0"]
+    for mode in ("greedy_cot", "als"):
+        assert main.main([*run, "--generation_mode", mode]) == 0
+    summaries = {path: path.read_bytes() for path in RUNS.rglob("summary.json")}
+    assert len(summaries) == 2
+    arguments = [*options, "--controls", "1", "--kinds", "random", "--end_data_idx", "2", "--resume"]
+    capsys.readouterr()
+    assert null_test.main(arguments) == 0
+    assert {path: path.read_bytes() for path in summaries} == summaries
+    report = read_json(next(RUNS.rglob("null_test.json")))
+    assert report["n"] == 2  # every arm on the same problems
+    assert "holds 4 problems, this command is about 2" in capsys.readouterr().out
+
+
 def test_main_runs_the_same_control_as_the_null_test(here, options, capsys) -> None:
     assert null_test.main([*options, "--controls", "2", "--kinds", "random"]) == 0
     run = [*options, "--generation_mode", "als", "--prompts_to_run", "0", "--control", "random", "--control_seed", "1"]

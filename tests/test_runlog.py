@@ -1,14 +1,28 @@
 """A run's folder: append, resume, refuse, move aside, and the files derived from the lines."""
 
+import errno
+import fcntl
 import json
+import os
+import warnings
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
 
 from als.errors import UserError
 from als.records import Completion, Problem, ResultLine, Verdict, failure_line, hash_question, result_line
-from als.runlog import RunFolder, Shard, config_hash, lines_files, read_folder_lines, read_lines, summarise
+from als.runlog import (
+    RunFolder,
+    Shard,
+    config_hash,
+    lines_files,
+    read_folder_lines,
+    read_lines,
+    summarise,
+    warn_of_no_locks,
+)
 
 CONFIG = {"mode": "greedy_cot", "model": "m", "prompt_idx": 0, "prompts": (0, 1)}
 
@@ -153,13 +167,50 @@ def test_a_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").open(CONFIG, resume=True) as folder:
         assert not (tmp_path / "run" / "summary.json").exists()
         folder.append(a_line(1))
-        summary = folder.finish({0})
+        summary = folder.finish({0, 1})
     log = torch.load(tmp_path / "run" / "logistics.pt", weights_only=True)
     with RunFolder(tmp_path / "run").open(CONFIG, resume=True, goes_on=False):
         pass
     assert (tmp_path / "run" / "summary.json").exists()  # somebody had a look, that is all
     assert summary is not None
-    assert summary["n"] == len(log["results_history"]) == 1
+    assert summary["n"] == len(log["results_history"]) == 2
+
+
+def test_a_smaller_view_does_not_replace_the_summary(tmp_path: Path) -> None:
+    """Ten problems are done; a command about three of them, or about others, leaves a summary of all lines."""
+    run = tmp_path / "run"
+    with RunFolder(run).open(CONFIG) as folder:
+        for index in range(10):
+            folder.append(a_line(index, correct=index >= 3))
+        assert folder.finish(set(range(10))) is not None
+    with RunFolder(run).open(CONFIG, resume=True) as folder:
+        view = folder.finish({0, 1, 2})
+    assert view is not None
+    assert (view["n"], view["accuracy"]) == (3, 0.0)  # what the command asked for
+    written = json.loads((run / "summary.json").read_text())
+    assert (written["n"], written["accuracy"]) == (10, 0.7)
+    assert len(torch.load(run / "logistics.pt", weights_only=True)["results_history"]) == 10
+    with RunFolder(run, shard=Shard(0, 2)).open(CONFIG, resume=True) as folder:  # another range, as a share of two
+        folder.append(a_line(20))
+        assert folder.finish({20, 21}) is None
+    assert not (run / "summary.json").exists()
+    with RunFolder(run, shard=Shard(1, 2)).open(CONFIG, resume=True) as folder:
+        folder.append(a_line(21))
+        view = folder.finish({20, 21})
+    assert view is not None
+    assert view["n"] == 2
+    assert json.loads((run / "summary.json").read_text())["n"] == 12
+
+
+def test_a_summary_stays_until_a_line_is_to_follow(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").open(CONFIG) as folder:
+        folder.append(a_line(0))
+        folder.finish({0})
+    with RunFolder(tmp_path / "run").open(CONFIG, resume=True, goes_on=False) as folder:
+        assert (tmp_path / "run" / "summary.json").exists()
+        folder.remove_summary()
+        assert not (tmp_path / "run" / "summary.json").exists()
+        folder.remove_summary()
 
 
 def test_shards_write_apart_and_read_together(tmp_path: Path) -> None:
@@ -180,6 +231,62 @@ def test_a_folder_that_was_only_begun_can_be_moved_aside(tmp_path: Path) -> None
     with RunFolder(tmp_path / "run").open(CONFIG | {"model": "n"}, overwrite=True) as folder:
         folder.append(a_line(0))
     assert (tmp_path / "run.1" / "config.json").exists()
+
+
+def test_results_without_a_configuration_are_refused(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0)
+    (tmp_path / "run" / "config.json").unlink()
+    before = (tmp_path / "run" / "results.jsonl").read_bytes()
+    for options in ({"resume": True}, {}):
+        with pytest.raises(UserError, match=r"without config.json.*--overwrite"):
+            RunFolder(tmp_path / "run").open(CONFIG | {"model": "n"}, **options)
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert (tmp_path / "run" / "results.jsonl").read_bytes() == before
+
+
+def test_overwrite_moves_answers_aside_that_have_lost_their_configuration(tmp_path: Path) -> None:
+    a_run(tmp_path / "run", 0)
+    before = (tmp_path / "run" / "results.jsonl").read_bytes()
+    (tmp_path / "run" / "config.json").unlink()
+    with RunFolder(tmp_path / "run").open(CONFIG | {"model": "n"}, overwrite=True) as folder:
+        assert folder.lines == []
+        folder.append(a_line(5))
+    assert (tmp_path / "run.1" / "results.jsonl").read_bytes() == before
+    assert [line.index for line in read_lines(tmp_path / "run" / "results.jsonl")] == [5]
+
+
+def nfs_flock(file: IO[bytes], kind: int) -> None:
+    """flock as NFSv4 has it: a shared lock needs a file open for reading, an exclusive one for writing."""
+    access = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+    if access == (os.O_WRONLY if kind & fcntl.LOCK_SH else os.O_RDONLY):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+@pytest.mark.parametrize("shard", [Shard(), Shard(0, 2)], ids=["alone", "share"])
+def test_locks_of_nfs(shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", nfs_flock)
+    with RunFolder(tmp_path / "run", shard=shard).open(CONFIG) as folder:
+        folder.append(a_line(0))
+    assert [line.index for line in read_folder_lines(tmp_path / "run")] == [0]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    warn_of_no_locks.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("one", "two"):
+            with RunFolder(tmp_path / name).open(CONFIG) as folder:
+                folder.append(a_line(0))
+    assert [str(warning.message) for warning in caught if "no file locks" in str(warning.message)] == [
+        f"the file system of the output folder has no file locks ({os.strerror(reason)}): two processes that write "
+        "to one folder will not notice each other; start only one without --shard"
+    ]
+    assert [line.index for line in read_folder_lines(tmp_path / "two")] == [0]
 
 
 def test_a_failure_is_tried_again_and_a_success_replaces_it(tmp_path: Path) -> None:

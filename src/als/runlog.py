@@ -3,7 +3,7 @@
     config.json       first; what was run. A folder belongs to one configuration
     results.jsonl     appended and flushed, a line a problem; results.<k>of<n>.jsonl where n processes share a run
     logistics.pt      {"results_history": [bool], "time_history": [seconds]} in the order of the data set
-    summary.json      last: its presence means that the run is done
+    summary.json      last: its presence means that the run is done; it covers every line in the folder
 
 State folders of phase 1 keep their lines the same way, under the name examples.jsonl. This module knows
 records and files; it knows no model and no mode.
@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +49,9 @@ TEMPLATE_HASH = "chat_template_hash"
 
 LATER_FIELDS = {"engine": "transformers", "judge": "als"}
 """Fields of config.json that the oldest folders lack, and what held for those."""
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What flock says where the file system has no locks."""
 
 Json = dict[str, Any]
 
@@ -111,7 +115,7 @@ class RunFolder:
         config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
         self.refuse_if_started(resume=resume, overwrite=overwrite)
         try:
-            if overwrite and (self.path / CONFIG).exists():
+            if overwrite and self._holds_anything():
                 with self._lock(self.path / LOCK, fcntl.LOCK_EX):
                     self.path.rename(_free_name(self.path))
             self.path.mkdir(parents=True, exist_ok=True)
@@ -121,7 +125,7 @@ class RunFolder:
             write_json(self.path / CONFIG, config, replace=False)  # processes may start together
             self._check_same(config)
             if goes_on:
-                (self.path / SUMMARY).unlink(missing_ok=True)
+                self.remove_summary()
             self._file = self._held.enter_context(self._own.open("ab", buffering=0))
             _flock(self._file, fcntl.LOCK_EX, self._own)
             _drop_torn_line(self._own)
@@ -145,8 +149,22 @@ class RunFolder:
         files = [path for path in lines_files(self.path, self._stem) if path == self._own or path not in theirs]
         return any(path.stat().st_size > 0 for path in files)
 
+    def remove_summary(self) -> None:
+        """Mark the run as not done, since lines are to follow."""
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
+    def _holds_anything(self) -> bool:
+        """Whether there is a folder with any file but a lock."""
+        return self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir())
+
     def refuse_if_started(self, *, resume: bool, overwrite: bool) -> None:
-        """Stop where results lie that nobody said what to do with."""
+        """Stop where results lie that nobody said what to do with, or of an unknown configuration."""
+        lines = [path for path in lines_files(self.path, self._stem) if path.stat().st_size > 0]
+        if lines and not overwrite and not (self.path / CONFIG).exists():
+            raise UserError(
+                f"{str(self.path)!r} holds results without {CONFIG}, so their configuration is unknown; restore that "
+                "file, add --overwrite to move the results aside, or --run_name to write elsewhere"
+            )
         if self.started() and not (resume or overwrite):
             raise UserError(
                 f"{str(self.path)!r} already holds results; add --resume to continue them, --overwrite to move "
@@ -229,22 +247,24 @@ class RunFolder:
         write_pt(self.path / LOGISTICS, log)
 
     def finish(self, indices: set[int]) -> Json | None:
-        """Write logistics.pt and then summary.json, if every process has done its share.
+        """Write logistics.pt and then summary.json, if every process has done its share. Both cover every line.
 
         Args:
-            indices: the problems of the whole run; lines of others are of a wider, earlier one.
+            indices: the problems of this command. The folder may hold lines of more, of a wider command.
 
         Returns:
-            The summary; None where problems are still without a line.
+            The summary of these problems alone; None where some of them have no line yet.
         """
         self._lines = _by_index(self._read_lines())
-        lines = [line for line in self.lines if line.index in indices]
-        self._log(lines)
-        if {line.index for line in lines} != indices:
+        self._log(self.lines)
+        own = [line for line in self.lines if line.index in indices]
+        if len(own) < len(indices):
             return None
-        summary = summarise(lines) | {"config_hash": config_hash(read_json(self.path / CONFIG))}
-        write_json(self.path / SUMMARY, summary)
-        return summary
+        write_json(self.path / SUMMARY, self._summary(self.lines))
+        return self._summary(own)
+
+    def _summary(self, lines: Sequence[ResultLine]) -> Json:
+        return summarise(lines) | {"config_hash": config_hash(read_json(self.path / CONFIG))}
 
     def close(self) -> None:
         """Give back the locks, the file and the memory of the lines."""
@@ -262,7 +282,7 @@ class RunFolder:
 
     def _lock(self, path: Path, kind: int) -> IO[bytes]:
         """An open file with a lock on it, which the operating system takes back from a process that dies."""
-        file = path.open("ab")
+        file = path.open("a+b")  # NFSv4 wants a file open for reading where a lock is shared, for writing where not
         try:
             _flock(file, kind, self.path)
         except UserError:
@@ -389,6 +409,20 @@ def _flock(file: IO[bytes], kind: int, what: Path) -> None:
         raise UserError(
             f"{str(what)!r} is being written by another process; wait for it, or give another --run_name"
         ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warn_of_no_locks(error.strerror)
+
+
+@cache
+def warn_of_no_locks(reason: str) -> None:
+    """Warn once in a process that writers are not kept apart."""
+    warnings.warn(
+        f"the file system of the output folder has no file locks ({reason}): two processes that write to one folder "
+        "will not notice each other; start only one without --shard",
+        stacklevel=2,
+    )
 
 
 def _free_name(path: Path) -> Path:

@@ -189,20 +189,31 @@ def _run(arm: Arm, engine: Engine, problems: list[Problem]) -> Json | None:
     from als.generation import mode_function
 
     own = shard(arm.config).share(problems)
-    with arm.folder.open(arm.identity(engine), resume=True):
+    with arm.folder.open(arm.identity(engine), resume=True, goes_on=False):
         done = arm.folder.done()
         todo = [problem for problem in own if problem.index not in done]
+        if todo:
+            arm.folder.remove_summary()
         lines = mode_function(arm.config.generation_mode)(engine, todo, arm.settings(engine))
         for _ in record(arm.config, arm.folder, own, _appended(arm.folder, lines), title=arm.title):
             pass
         summary = arm.folder.finish({problem.index for problem in problems})
-    print(f"results -> {arm.folder.path}" if summary else f"this share is done, others are not -> {arm.folder.path}")
+        print(_outcome(arm.folder, summary))
     return summary
+
+
+def _outcome(folder: RunFolder, summary: Json | None) -> str:
+    """Where the results are, and how many the folder holds where this command is about fewer."""
+    if summary is None:
+        return f"this share is done, others are not -> {folder.path}"
+    n, here = len(folder.lines), summary["n"]
+    more = f" (its summary holds {n} problems, this command is about {here} of them)" if n > here else ""
+    return f"results -> {folder.path}{more}"
 
 
 def _finish(arm: Arm, engine: Engine, problems: Sequence[Problem]) -> Json | None:
     """The summary of an arm whose own share is done, if all others are by now."""
-    with arm.folder.open(arm.identity(engine), resume=True):
+    with arm.folder.open(arm.identity(engine), resume=True, goes_on=False):
         return arm.folder.finish({problem.index for problem in problems})
 
 

@@ -114,7 +114,7 @@ def run(config: Config) -> int:
         **_drawing_fields(config),
     )
     problems = samples_of(problems, config.samples_per_problem)
-    with folder.open(fields, resume=config.resume, overwrite=config.overwrite):
+    with folder.open(fields, resume=config.resume, overwrite=config.overwrite, goes_on=False):
         folder.check_problems(problems)
         folder.check_prompts(prepare(engine, problems, settings).by_index())
         folder.drop_unfinished()
@@ -157,6 +157,8 @@ def _collect(
     labelling = Labelling(config.label_by, config.good_example_threshold)  # type: ignore[arg-type]
     done = folder.done()
     todo = [problem for problem in problems if problem.index not in done]
+    if todo:
+        folder.remove_summary()
     for example in collect(engine, todo, settings, labelling, drawing=_drawing(config)):
         folder.add(example)
         yield example.line
