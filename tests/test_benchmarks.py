@@ -240,6 +240,8 @@ def test_aime_in_both_spellings_and_split_names(tmp_path: Path) -> None:
         ("test.jsonl", "[1]\n", ["line 1", "list"]),
         ("test.json", '[{"question": "Q", "answer": "#### 1"}, 7]', ["row 1", "int"]),
         ("test.json", "[7", ["not JSON"]),
+        ("test.json", "[" * 100_000, ["not JSON", "nest"]),
+        ("test.jsonl", '{"question": ' + "[" * 100_000, ["line 1", "not JSON", "nest"]),
         ("test.csv", "question,answer\nA,1\nB,#### 1,000\n", ["line 3", "more fields"]),
         ("test.csv", "question,answer\nA\n", ["line 2", "'answer'"]),
         ("test.csv", 'question,answer\n"A,1\n', ["not CSV"]),

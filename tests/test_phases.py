@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from safetensors.torch import load
 
 from als.cli import collect_states, compute_steering_vector, create_chart, main
 from als.records import hash_question
-from als.runlog import read_lines
-from als.states import find_states, read_states
+from als.runlog import Shard, read_json, read_lines
+from als.states import Example, StateFolder, find_states, read_states
 from als.vectors import load_vector
 
 N = 12
@@ -83,6 +84,30 @@ def test_collecting_again_resumes_by_example(here, options, capsys) -> None:
     assert set(after) == set(before)
     assert all(path.read_bytes() == before[name] for name, path in after.items() if name != lost)
     assert sorted(line.index for line in read_lines(folder / "examples.jsonl")) == list(range(N))
+
+
+def test_a_state_that_changed_its_label_in_a_share_is_not_collected_again(here, options, tmp_path) -> None:
+    """The state was lost, and a share collected it again with the other label: the line of that label counts."""
+    folder = tmp_path / STATES
+    shutil.copytree(here / STATES, folder)
+    lines = {line.index: line for line in read_lines(folder / "examples.jsonl")}
+    label = lines[3].details["label"]
+    other = "bad" if label == "good" else "good"
+    states = folder / "hidden_states"
+    (states / f"idx_3_{label}.safetensors").unlink()
+    share = StateFolder(folder, shard=Shard(1, 2))
+    with share.open(read_json(folder / "config.json"), resume=True):
+        share.drop_unfinished()
+        assert 3 not in share.done()
+        share.add(Example(lines[3].with_details(label=other), other, torch.ones(30, 576)))
+    assert {file.line.details["label"] for file in find_states(states) if file.index == 3} == {other}
+    again = StateFolder(folder)
+    with again.open(read_json(folder / "config.json"), resume=True):
+        again.drop_unfinished()
+        assert again.done() == set(range(N))  # nothing is left to collect
+        assert {line.details["label"] for line in again.lines if line.index == 3} == {other}
+        again.finish(set(range(N)))
+        assert {line.details["label"] for line in again.lines if line.index == 3} == {other}
 
 
 def evaluate(options: list[str], mode: str, *more: str) -> int:

@@ -341,12 +341,18 @@ def lines_files(folder: Path, stem: str = RESULTS) -> list[Path]:
     return sorted([*folder.glob(f"{stem}.jsonl"), *folder.glob(f"{stem}.*of*.jsonl")])
 
 
-def read_folder_lines(folder: Path, stem: str = RESULTS, *, traces: bool = True) -> list[ResultLine]:
-    """The lines of all processes, an index once; one that succeeded counts before one that failed."""
+def read_folder_lines(
+    folder: Path,
+    stem: str = RESULTS,
+    *,
+    traces: bool = True,
+    counts: Callable[[ResultLine], bool] = lambda line: not line.failed,
+) -> list[ResultLine]:
+    """The lines of all processes, an index once; by default one that succeeded counts before one that failed."""
     merged: dict[int, ResultLine] = {}
     for path in lines_files(folder, stem):
         for line in read_lines(path, traces=traces):
-            if line.index not in merged or not line.failed:
+            if line.index not in merged or counts(line):
                 merged[line.index] = line
     return list(merged.values())
 

@@ -183,8 +183,22 @@ class StateFolder(RunFolder):
         write_bytes(self._state_path(example.line.index, example.label), save(tensors))
         self.append(example.line)
 
+    def _read_lines(self) -> list[ResultLine]:
+        return _read_examples(self.path, state_files(self.states_path), traces=False)
+
     def _state_path(self, index: int, label: str) -> Path:
         return self.states_path / f"idx_{index}_{label}.safetensors"
+
+
+def _read_examples(folder: Path, files: Iterable[tuple[int, Label, Path]], *, traces: bool = True) -> list[ResultLine]:
+    """The lines of all processes, an index once. Of several lines, that counts whose label has a state file.
+
+    An example that is collected again may get the other label, and then its line may stand in another file.
+    """
+    labels = {(index, label) for index, label, _ in files}
+    return read_folder_lines(
+        folder, EXAMPLES, traces=traces, counts=lambda line: (line.index, _label_of(line)) in labels
+    )
 
 
 def state_files(states_dir: Path) -> list[tuple[int, Label, Path]]:
@@ -285,7 +299,7 @@ def find_states(states_dir: Path, *, skip_bad: bool = False) -> list[StateFile]:
     found = state_files(states_dir)
     folder = states_dir.resolve().parent
     if lines_files(folder, EXAMPLES):
-        lines = {line.index: line for line in read_folder_lines(folder, EXAMPLES)}
+        lines = {line.index: line for line in _read_examples(folder, found)}
         files = [StateFile(*file, lines[file[0]]) for file in found if file[0] in lines]
     else:
         files = [StateFile(*file, None) for file in found]

@@ -112,7 +112,7 @@ def _read_safetensors(path: Path) -> tuple[Any, dict[str, Any] | None]:
             header = file.metadata() or {}
             content = file.get_tensor("vector")
         return content, json.loads(header["metadata"]) if "metadata" in header else None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"vector file {str(path)!r} cannot be read ({error}); expected what compute_steering_vector wrote"
         ) from error

@@ -114,11 +114,15 @@ def _read_json_lines(path: Path) -> Iterator[Located]:
 def _object(text: str, where: str) -> Row:
     try:
         row = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}): each line has to be one JSON object") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON ({_reason(error)}): each line has to be one JSON object") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} is {type(row).__name__}, not a JSON object with a key for each column")
     return row
+
+
+def _reason(error: Exception) -> str:
+    return "its brackets are nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _read_json(path: Path) -> Iterator[Located]:
@@ -128,8 +132,8 @@ def _read_json(path: Path) -> Iterator[Located]:
         return
     try:
         rows = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): it has to be a list of objects") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({_reason(error)}): it has to be a list of objects") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"{path} row {number} is {type(row).__name__}, not a JSON object")
