@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from als.errors import UserError, is_out_of_memory
 from als.hub import first_line, hub_trouble
-from als.launch import local_rank
+from als.launch import local_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +126,7 @@ def resolve_device(device: str) -> torch.device:
     import torch
 
     if device == "auto":
-        device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{local_gpu()}" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise UserError(f"--device {device!r}: expected auto, cpu, cuda or cuda:<number>")

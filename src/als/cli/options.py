@@ -247,6 +247,13 @@ class ModelConfig:
             check(value is None or value >= 1, name, value, "at least 1")
         share = self.gpu_memory_utilization
         check(share is None or 0 < share <= 1, "gpu_memory_utilization", share, "a share above 0, at most 1")
+        processes = launched()[1]
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if processes > 1 and (value := getattr(self, name) or 1) > 1:
+                raise UserError(
+                    f"--{name} {value} under a launcher of {processes} processes: each of them starts a vLLM of its "
+                    f"own on one GPU; leave out --{name}, or start one process, with --shard where several share a run"
+                )
         other = "transformers" if self.engine == "vllm" else "vllm"
         for name in ENGINE_OPTIONS[other]:
             if (value := getattr(self, name)) is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import ENGINE_OPTIONS, DataConfig, FolderConfig, ModelConfig, PromptConfig
+from als.launch import alone_on_its_gpu
 
 if TYPE_CHECKING:
     from als.engines.base import Engine
@@ -71,6 +72,7 @@ def _load_transformers(config: ModelConfig) -> TransformersEngine:
     )
 
 
+@alone_on_its_gpu()
 def _load_vllm(config: ModelConfig) -> VllmEngine:
     from als.engines.vllm_engine import VllmEngine
 
