@@ -22,7 +22,7 @@ step "Phase 2: one vector a layer from the good and the bad states"
 step "Phase 3: $n test problems, without and with the vector"
 "$python" "$root/src/main.py" --generation_mode greedy_cot "${common[@]}" --split test --prompts_to_run 0
 "$python" "$root/src/main.py" --generation_mode als "${common[@]}" --split test --prompts_to_run 0 \
-    --vector_name_template "$vector"
+    --vector_name_template "$out/vectors/smollm2_arithmetic_p{prompt_idx}.pt"
 
 step "Side by side"
 "$python" "$root/scripts/show_runs.py" "$runs/greedy_cot_eval/prompt_0" "$runs/als_eval/prompt_0"

@@ -28,7 +28,7 @@ EXAMPLES = 6
 @pytest.fixture(scope="module")
 def options(tiny_path) -> list[str]:
     model = ["--model_name_or_path", tiny_path, "--dtype", "float32", "--device", "cpu", "--dataset", "arithmetic"]
-    return [*model, "--max_new_tokens", "6", "--end_data_idx", "4", "--vector_name_template", "v.pt"]
+    return [*model, "--max_new_tokens", "6", "--end_data_idx", "4", "--vector_name_template", "v{prompt_idx}.pt"]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def here(tmp_path, monkeypatch) -> Path:
     for i in range(2 * EXAMPLES):
         state = torch.randn(TINY_LAYERS, TINY_HIDDEN, generator=generator) + (i % 2)
         save_file({"mean_state": state}, states / f"idx_{i}_{'good' if i % 2 else 'bad'}.safetensors")
-    assert compute_steering_vector.main(["--states_dir", "hidden_states", "--output_file", "v.pt"]) == 0
+    assert compute_steering_vector.main(["--states_dir", "hidden_states", "--output_file", "v0.pt"]) == 0
     return tmp_path
 
 
@@ -114,7 +114,7 @@ def test_main_runs_the_same_control_as_the_null_test(here, options, capsys) -> N
 def test_shuffled_controls_shuffle_the_labels_of_the_vectors_states(here, options) -> None:
     from als.controls import control_vector
 
-    vector = load_vector("v.pt")
+    vector = load_vector("v0.pt")
     controls = [control_vector(vector, "shuffled", seed=seed).vector for seed in range(20)]
     assert len({control.numpy().tobytes() for control in controls}) == 20
     # The states are good by one more than bad ones everywhere: a fifth or so of that is left by chance.
@@ -155,7 +155,7 @@ def test_shuffled_labels_move_by_problem_or_within_it() -> None:
 def test_states_that_came_later_make_no_shuffled_control(here) -> None:
     from als.controls import control_vector
 
-    vector = load_vector("v.pt")
+    vector = load_vector("v0.pt")
     before = control_vector(vector, "shuffled", seed=3).vector
     save_file({"mean_state": torch.randn(TINY_LAYERS, TINY_HIDDEN)}, here / "hidden_states/idx_99_good.safetensors")
     assert torch.equal(control_vector(vector, "shuffled", seed=3).vector, before)
@@ -172,6 +172,63 @@ def test_states_of_something_else_make_no_shuffled_control(here, options, capsys
     run = [*options, "--generation_mode", "als", "--prompts_to_run", "0", "--control", "shuffled"]
     assert main.main([*run, "--states_dir", "other"]) == 2
     assert "[2, 8]" in capsys.readouterr().err
+
+
+# --- Folders
+
+
+def test_a_folders_name_depends_on_the_command_alone(here, options, capsys) -> None:
+    """Vector a and vector b, each by a template without {prompt_idx}: what else is there changes neither name."""
+    a, b = (_other_vector(here, name) for name in ("a", "b"))
+    run = [*options, "--generation_mode", "als", "--prompts_to_run", "0"]
+    assert main.main([*run, "--vector_name_template", a]) == 0
+    assert main.main([*run, "--vector_name_template", b]) == 0
+    assert folders() == ["prompt_0_a", "prompt_0_b"]
+    before = (RUNS / "als_eval/prompt_0_b/results.jsonl").read_bytes()
+    (RUNS / "als_eval/prompt_0_a").rename(here / "elsewhere")
+    assert main.main([*run, "--vector_name_template", b, "--resume"]) == 0
+    assert folders() == ["prompt_0_b"]
+    assert (RUNS / "als_eval/prompt_0_b/results.jsonl").read_bytes() == before
+
+
+def test_a_folder_of_another_vector_is_refused_before_a_model_is_loaded(here, options, capsys) -> None:
+    run = [*options, "--generation_mode", "als", "--prompts_to_run", "0"]
+    assert main.main(run) == 0  # v{prompt_idx}.pt
+    other = _other_vector(here, "w0").replace("0", "{prompt_idx}")
+    before = {path: path.read_bytes() for path in RUNS.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for more in ((), ("--resume",)):
+        arguments = [*run, "--vector_name_template", other, "--model_name_or_path", "/not/there/tiny", *more]
+        assert main.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert "'v0.pt'" in said
+        assert "'w0.pt'" in said
+        assert "--run_name" in said
+    assert {path: path.read_bytes() for path in RUNS.rglob("*") if path.is_file()} == before
+    assert main.main([*run, "--vector_name_template", other, "--run_name", "w0"]) == 0
+    assert main.main([*run, "--vector_name_template", other, "--overwrite"]) == 0
+    assert folders() == ["prompt_0", "prompt_0.1", "prompt_0_w0"]
+    assert read_json(RUNS / "als_eval/prompt_0/config.json")["vector"] == "w0.pt"
+
+
+def test_a_folder_under_the_name_of_an_earlier_version_is_pointed_out(here, options, capsys) -> None:
+    """It was named prompt_0 also where the template is without {prompt_idx}."""
+    run = [*options, "--generation_mode", "als", "--prompts_to_run", "0", "--vector_name_template", "v0.pt"]
+    assert main.main(run) == 0
+    (RUNS / "als_eval/prompt_0_v0").rename(RUNS / "als_eval/prompt_0")
+    capsys.readouterr()
+    assert main.main([*run, "--resume", "--end_data_idx", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "prompt_0'" in said
+    assert "prompt_0_v0'" in said
+    assert folders() == ["prompt_0", "prompt_0_v0"]
+
+
+def _other_vector(here: Path, name: str) -> str:
+    """Writes another vector; returns its file's name."""
+    vector = load_vector("v0.pt")
+    save_vector(here / f"{name}.pt", SteeringVector(vector.vector + len(name) + ord(name[0]), vector.metadata))
+    return f"{name}.pt"
 
 
 # --- Sweep
@@ -276,7 +333,7 @@ def test_flags_win_over_settings(here, options) -> None:
 def test_problems_of_the_vector_are_refused_unless_allowed(here, options, capsys) -> None:
     problems = load_problems("arithmetic", split="test", benchmark=None)[1:3]
     vector = torch.ones(TINY_LAYERS, TINY_HIDDEN)
-    save_vector(here / "v.pt", SteeringVector(vector, {"problem_hashes": [p.problem_hash for p in problems]}))
+    save_vector(here / "v0.pt", SteeringVector(vector, {"problem_hashes": [p.problem_hash for p in problems]}))
     run = [*options, "--generation_mode", "als", "--prompts_to_run", "0"]
     assert main.main(run) == 2
     assert "2 of the 4 problems" in capsys.readouterr().err

@@ -162,12 +162,11 @@ def test_a_run_is_resumed_widened_and_charted(here, options) -> None:
 def test_another_vector_goes_to_another_folder(here, options) -> None:
     template = ["--vector_name_template", "vectors/v_p{prompt_idx}.pt"]
     (here / "vectors" / "other.pt").write_bytes((here / "vectors" / "v_p0.pt").read_bytes())
-    assert evaluate(options, "als", *template, "--end_data_idx", "1", "--alpha", "0.2") == 0
-    assert (
-        evaluate(options, "als", "--vector_name_template", "vectors/other.pt", "--end_data_idx", "1", "--alpha", "0.2")
-        == 0
-    )
+    again = ("--end_data_idx", "1", "--alpha", "0.2")
+    assert evaluate(options, "als", "--vector_name_template", "vectors/other.pt", *again) == 0
+    assert evaluate(options, "als", *template, *again) == 0
     assert (here / EVALS / "als_eval" / "prompt_0_alpha0.2_other" / "summary.json").exists()
+    assert (here / EVALS / "als_eval" / "prompt_0_alpha0.2" / "summary.json").exists()
 
 
 def test_labels_by_verifiers_record_four_verdicts(here, options) -> None:

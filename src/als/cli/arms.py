@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from als.cli.options import FolderConfig, shared
 from als.cli.pipeline import check_context, effective_prefill, identity, judge_label, record, run_root, shard
+from als.errors import UserError
 
 if TYPE_CHECKING:
     from als.cli.main import Config
@@ -143,7 +144,40 @@ def make_arm(config: Config, prompt_idx: int, vector: SteeringVector | None) -> 
 def refuse_started(config: FolderConfig, arms: Sequence[Arm]) -> None:
     """Stop, before a model is loaded, where results lie that nobody said what to do with."""
     for arm in arms:
+        if arm.vector is not None:
+            _check_vector_of(arm, arm.vector, overwrite=config.overwrite)
         arm.folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
+
+
+def _check_vector_of(arm: Arm, vector: SteeringVector, *, overwrite: bool) -> None:
+    """Raise a UserError where the arm's folder belongs to another vector; point out one that has an older name."""
+    path = arm.folder.path
+    now = _vector_fields(arm.config, arm.prompt_idx, vector)
+    then = _vector_in(path)
+    if then is not None and then != now and not overwrite:
+        raise UserError(
+            f"{str(path)!r} belongs to another vector, {' '.join(map(repr, then))}, than {' '.join(map(repr, now))}; "
+            "give --run_name to write elsewhere, or --overwrite to move that folder aside"
+        )
+    stem = f"_{arm.config.vector_path(arm.prompt_idx).stem}"
+    earlier = path.with_name(path.name.removesuffix(stem))
+    if not arm.config.run_name and not path.exists() and earlier != path and _vector_in(earlier) == now:
+        warnings.warn(
+            f"{str(earlier)!r} was made with this vector by an earlier version, which named folders otherwise; rename "
+            f"it to {str(path)!r} to continue it",
+            stacklevel=2,
+        )
+
+
+def _vector_in(folder: Path) -> tuple[object, object] | None:
+    """Name and hash of the vector that a run folder belongs to; None where there is no such folder."""
+    from als.runlog import CONFIG, read_json
+
+    path = folder / CONFIG
+    if not path.exists():
+        return None
+    config = read_json(path)
+    return config.get("vector"), config.get("vector_sha256")
 
 
 def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> list[Json | None]:
@@ -227,18 +261,17 @@ def run_folder(config: Config, prompt_idx: int) -> Path:
     """output/<model>-<dataset>/<mode>_eval/prompt_<i>, and what sets the run apart from the default one.
 
     Split, subset, judge, engine, and for steered modes alpha, layer, tau and scale are named where they differ from the
-    defaults, and the vector where the folder already belongs to a vector file of another name, so that runs
-    which differ in them never meet. --run_name takes the place of all that. Controls are always named.
+    defaults, and the vector where the template of its name has no {prompt_idx}. --run_name takes the place of all
+    that. Controls are always named. The name depends on the command alone, not on what is on the disk.
     """
     root = run_root(config.output_dir, config.model_name_or_path, config.dataset)
     mode = root / f"{config.generation_mode}_eval"
     control = [control_label(config)] if config.control else []
     if config.run_name:
         return mode / "_".join([f"prompt_{prompt_idx}", config.run_name, *control])
-    name = "_".join([f"prompt_{prompt_idx}", *_distinctions(config), *control])
-    if config.steers and _vector_of(mode / name) not in (None, config.vector_path(prompt_idx).name):
-        name += f"_{config.vector_path(prompt_idx).stem}"
-    return mode / name
+    one_for_all = config.steers and config.vector_path(0) == config.vector_path(1)  # there is no {prompt_idx}
+    vector = [config.vector_path(prompt_idx).stem] if one_for_all else []
+    return mode / "_".join([f"prompt_{prompt_idx}", *_distinctions(config), *control, *vector])
 
 
 def _distinctions(config: Config) -> list[str]:
@@ -265,14 +298,6 @@ def control_label(config: Config) -> str:
     return "negative" if config.control == "negative" else f"{config.control}{config.control_seed}"
 
 
-def _vector_of(folder: Path) -> str | None:
-    """The name of the vector file that a run folder belongs to; None where there is no such folder."""
-    from als.runlog import CONFIG, read_json
-
-    path = folder / CONFIG
-    return read_json(path).get("vector") if path.exists() else None
-
-
 def _steering(config: Config, vector: SteeringVector, engine: Engine) -> Steering:
     """The steering of a run, checked against the model."""
     from als.models import model_label
@@ -296,13 +321,19 @@ def _mode_fields(config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names.get(config.generation_mode, ())}
 
 
+def _vector_fields(config: Config, prompt_idx: int, vector: SteeringVector) -> tuple[object, object]:
+    """Name and hash of the vector that a run belongs to; a control's are those of the vector that it controls."""
+    return config.vector_path(prompt_idx).name, vector.metadata.get("control_of", vector.sha256)
+
+
 def _steering_fields(config: Config, prompt_idx: int, vector: SteeringVector) -> dict[str, Any]:
     more: dict[str, Any] = {"control": control_label(config)} if config.control else {}
     if config.allow_leakage:
         more["allow_leakage"] = True
+    name, sha256 = _vector_fields(config, prompt_idx, vector)
     return more | {
-        "vector": config.vector_path(prompt_idx).name,
-        "vector_sha256": vector.metadata.get("control_of", vector.sha256),
+        "vector": name,
+        "vector_sha256": sha256,
         "alpha": config.alpha,
         "alpha_scale": config.alpha_scale,
         "layer_idx": config.layer_idx,
