@@ -25,6 +25,7 @@ from als.runlog import RunFolder
 CONFIG = {
     "mode": "greedy_cot",
     "model": "models/m",
+    "revision": "0" * 40,
     "dtype": "bfloat16",
     "engine": "transformers",
     "dataset": "arithmetic",
@@ -210,6 +211,32 @@ def test_two_runs_of_one_configuration_can_be_compared(tmp_path: Path) -> None:
     assert "No problem changed" in markdown(comparison)
 
 
+def test_latentseek_against_another_engines_arms_needs_the_flag(tmp_path: Path) -> None:
+    """The engine is also that of a folder so old that it does not name one."""
+    paths = write_run(tmp_path / FIRST, HALF, engine="vllm"), write_run(tmp_path / "latentseek_eval/prompt_0", HALF)
+    config = json.loads((paths[1] / "config.json").read_text())
+    del config["engine"]
+    (paths[1] / "config.json").write_text(json.dumps(config))
+    words = r"engine 'vllm' and 'transformers' \(latentseek runs on --engine transformers only\)"
+    with pytest.raises(UserError, match=f"{words}.*--allow_mismatch"):
+        compared(*paths)
+    assert re.search(f"- Note: .*differ in {words}", markdown(compared(*paths, allow_mismatch=True)))
+
+
+def test_a_revision_that_is_not_known_is_noted(tmp_path: Path) -> None:
+    """A local copy of a hub model has none."""
+    paths = write_run(tmp_path / FIRST, HALF), write_run(tmp_path / OTHER, HALF, revision=None)
+    assert compared(*paths).notes == ("the model revision of als prompt_0 is not known",)
+    assert compared(paths[1], write_run(tmp_path / THIRD, HALF, revision=None)).notes == ()
+
+
+def test_what_a_vector_was_made_with_is_on_the_page(tmp_path: Path) -> None:
+    made = {"prompt_idx": 1, "dataset": "MATH-500"}
+    paths = write_run(tmp_path / FIRST, HALF), write_run(tmp_path / OTHER, HALF, vector_made_with=made)
+    note = "als prompt_0 adds a vector that was made with prompt_idx 1, dataset 'MATH-500'"
+    assert compared(*paths).notes == (note,)
+
+
 def test_labels_tell_arms_apart_by_as_little_of_the_path_as_does(tmp_path: Path) -> None:
     paths = [tmp_path / "x" / FIRST, tmp_path / "y" / FIRST, tmp_path / "x" / OTHER]
     arms = [read_arm(write_run(path, [True])) for path in paths]
@@ -231,6 +258,8 @@ def test_labels_tell_arms_apart_by_as_little_of_the_path_as_does(tmp_path: Path)
         ("prompt_idx", 1),
         ("max_new_tokens", 65),
         ("dtype", "float32"),
+        ("engine", "vllm"),
+        ("revision", "1" * 40),
     ],
 )
 def test_arms_that_are_not_alike_are_refused(tmp_path: Path, field: str, value: object) -> None:
@@ -248,7 +277,7 @@ def test_arms_that_are_not_alike_are_refused(tmp_path: Path, field: str, value: 
 
 
 def test_what_may_differ(tmp_path: Path) -> None:
-    other = write_run(tmp_path / OTHER, HALF, model="/elsewhere/m", seed=1, alpha=0.3, engine="vllm")
+    other = write_run(tmp_path / OTHER, HALF, model="/elsewhere/m", seed=1, alpha=0.3)
     assert compared(write_run(tmp_path / FIRST, HALF), other).notes == ()
 
 

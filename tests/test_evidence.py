@@ -231,6 +231,39 @@ def _other_vector(here: Path, name: str) -> str:
     return f"{name}.pt"
 
 
+# --- What the vector was made with
+
+
+def test_a_vector_of_another_prompt_or_data_set_is_noted_and_recorded(here, options, capsys) -> None:
+    collection = {"prompt_idx": 0, "dataset": "arithmetic", "benchmark": "arithmetic", "split": "train"}
+    tensor = torch.ones(TINY_LAYERS, TINY_HIDDEN)
+    run = [*options, "--generation_mode", "als", "--prompts_to_run", "0", "--end_data_idx", "1"]
+    for name, made, differs in (
+        ("same", collection, None),
+        ("unknown", None, None),
+        ("prompt", collection | {"prompt_idx": 1}, {"prompt_idx": 1}),
+        ("data", collection | {"dataset": "openai/gsm8k", "benchmark": "gsm8k"}, {"dataset": "openai/gsm8k"}),
+        ("file", collection | {"dataset": "./other/train.jsonl"}, {"dataset": "./other/train.jsonl"}),
+        ("copy", collection | {"dataset": "/data/arithmetic/train.jsonl"}, None),
+    ):
+        metadata = {"problem_hashes": []} | ({} if made is None else {"collection": made})
+        save_vector(here / f"{name}.pt", SteeringVector(tensor, metadata))
+        capsys.readouterr()
+        arguments = [*run, "--vector_name_template", f"{name}.pt"]
+        assert main.main(arguments) == 0
+        path = RUNS / f"als_eval/prompt_0_{name}/config.json"
+        config = read_json(path)
+        assert config.get("vector_made_with") == differs, name
+        noted = [line for line in capsys.readouterr().err.splitlines() if "the vector was made with" in line]
+        assert len(noted) == (differs is not None), name
+        if differs:
+            ((field, value),) = differs.items()
+            assert f"{field} {value!r}" in noted[0]
+            del config["vector_made_with"]  # as an earlier version wrote it
+            path.write_text(json.dumps(config))
+            assert main.main([*arguments, "--resume", "--end_data_idx", "2"]) == 0
+
+
 # --- Sweep
 
 

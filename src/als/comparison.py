@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from als.errors import UserError
+from als.generation import TRANSFORMERS_MODES
 from als.models import model_label
 from als.records import ResultLine
-from als.runlog import CONFIG, LATER_FIELDS, SUMMARY, Json, read_folder_lines, read_json
+from als.runlog import CONFIG, LATER_FIELDS, SUMMARY, VECTOR_MADE_WITH, Json, in_words, read_folder_lines, read_json
 from als.stats import (
     detectable_difference,
     holm,
@@ -27,8 +28,13 @@ from als.stats import (
     wilson_interval,
 )
 
-SAME_FIELDS = ("model", "dataset", "benchmark", "split", "prompt_idx", "max_new_tokens", "dtype", "judge")
+SAME_FIELDS = (
+    *("model", "revision", "dataset", "benchmark", "split", "prompt_idx", "max_new_tokens", "dtype", "engine", "judge"),
+    *("chat_template_hash", "chat_template_kwargs", "system_prompt", "prefill"),
+)
 """Fields of config.json in which arms have to agree, so that what differs is the mode and its options."""
+MAY_BE_UNKNOWN = ("revision", "chat_template_hash")
+"""Fields that a local model or a run of an older version does not have."""
 WAYS_OUT = {"judge": " (--judge judges all runs again)"}
 """What else than --allow_mismatch lets runs be compared that differ in a field."""
 ALPHA = 0.05
@@ -239,15 +245,24 @@ def _agree(arms: Sequence[Arm], field: str) -> bool:
     return all(_value(arm, field) == _value(arms[0], field) for arm in arms)
 
 
+def _mismatch(first: Arm, other: Arm, field: str) -> bool:
+    """Whether arms differ in a field that both know: a local copy of a model, for instance, has no revision."""
+    unknown = field in MAY_BE_UNKNOWN and None in (_value(first, field), _value(other, field))
+    return not unknown and not _agree((first, other), field)
+
+
+def _both_values(first: Arm, other: Arm, field: str) -> str:
+    """A field's two values, and what there is to choose."""
+    words = f"{field} {first.config.get(field)!r} and {other.config.get(field)!r}{WAYS_OUT.get(field, '')}"
+    modes = [arm.config["mode"] for arm in (first, other) if arm.config["mode"] in TRANSFORMERS_MODES]
+    return f"{words} ({modes[0]} runs on --engine transformers only)" if modes and field == "engine" else words
+
+
 def _differing_fields(arms: Sequence[Arm], names: Sequence[str]) -> list[str]:
     """A sentence for each arm that is not set up as the first."""
     sentences = []
     for arm, name in zip(arms[1:], names[1:], strict=True):
-        fields = [
-            f"{field} {arms[0].config.get(field)!r} and {arm.config.get(field)!r}{WAYS_OUT.get(field, '')}"
-            for field in SAME_FIELDS
-            if not _agree((arms[0], arm), field)
-        ]
+        fields = [_both_values(arms[0], arm, field) for field in SAME_FIELDS if _mismatch(arms[0], arm, field)]
         if fields:
             sentences.append(f"{names[0]} and {name} differ in {', '.join(fields)}")
     return sentences
@@ -295,6 +310,12 @@ def _notes(arms: Sequence[Arm], names: Sequence[str], shared: Sequence[Sequence[
                 f"{name} was judged again by {arm.config['judge']}: of {len(arm.lines)} verdicts {right + wrong} "
                 f"changed, {right} to right and {wrong} to wrong"
             )
+    unknown = [name for arm, name in zip(arms, names, strict=True) if arm.config.get("revision") is None]
+    if len(unknown) < len(arms):
+        notes += [f"the model revision of {name} is not known" for name in unknown]
+    for arm, name in zip(arms, names, strict=True):
+        if made_with := arm.config.get(VECTOR_MADE_WITH):
+            notes.append(f"{name} adds a vector that was made with {in_words(made_with)}")
     for name, lines in zip(names, shared, strict=True):
         if failures := sum(line.failed for line in lines):
             notes.append(f"{failures} problems of {name} failed and count as wrong")

@@ -49,6 +49,11 @@ TEMPLATE_HASH = "chat_template_hash"
 
 LATER_FIELDS = {"engine": "transformers", "judge": "als"}
 """Fields of config.json that the oldest folders lack, and what held for those."""
+VECTOR_MADE_WITH = "vector_made_with"
+"""Field of config.json: in what the vector's prompt and data set differ from the run's; absent where in nothing.
+
+It follows from the other fields, so a folder of an earlier version, which lacks it, is the same run.
+"""
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What flock says where the file system has no locks."""
@@ -294,13 +299,19 @@ class RunFolder:
         then, now = LATER_FIELDS | read_json(self.path / CONFIG), LATER_FIELDS | config
         if TEMPLATE_HASH not in then:
             now = {name: value for name, value in now.items() if name != TEMPLATE_HASH}  # see check_prompts
-        differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        names = (then.keys() | now.keys()) - {VECTOR_MADE_WITH}
+        differing = sorted(name for name in names if then.get(name) != now.get(name))
         if differing:
             fields = "; ".join(f"{name}: then {then.get(name)!r}, now {now.get(name)!r}" for name in differing)
             raise UserError(
                 f"{str(self.path)!r} belongs to another configuration ({fields}); give the same options again, "
                 "--overwrite to move it aside, or --run_name to write elsewhere"
             )
+
+
+def in_words(fields: Mapping[str, Any]) -> str:
+    """Fields with their values: `prompt_idx 1, dataset 'MATH-500'`."""
+    return ", ".join(f"{name} {value!r}" for name, value in fields.items())
 
 
 def summarise(lines: Sequence[ResultLine]) -> Json:

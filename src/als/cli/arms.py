@@ -110,6 +110,12 @@ def load_steering_vector(config: Config, prompt_idx: int, problems: Sequence[Pro
         return None
     vector = load_vector(config.vector_path(prompt_idx))
     check_settings(config, vector)
+    if differs := made_otherwise(config, prompt_idx, vector):
+        from als.runlog import in_words
+
+        warnings.warn(
+            f"the vector was made with {in_words(differs)}, unlike this run; config.json says so", stacklevel=2
+        )
     check_leakage(vector, problems, allowed=config.allow_leakage)
     if config.control is None:
         return vector
@@ -125,6 +131,34 @@ def check_settings(config: Config, vector: SteeringVector) -> None:
     chosen_for = read_json(Path(config.settings).expanduser()).get("vector_sha256")
     if chosen_for not in (None, vector.sha256):
         warnings.warn(f"--settings {config.settings!r} were chosen for another vector than this one", stacklevel=2)
+
+
+def made_otherwise(config: Config, prompt_idx: int, vector: SteeringVector) -> dict[str, Any]:
+    """The prompt and the data set that a vector was made with, where they are not the run's.
+
+    A split or a copy of the same data set is no difference. What a vector's file does not say is not held against it.
+    """
+    from als.benchmarks import find_benchmark
+
+    made = vector.metadata.get("collection")
+    if not isinstance(made, dict):
+        return {}
+    differs = {"prompt_idx": made["prompt_idx"]} if made.get("prompt_idx", prompt_idx) != prompt_idx else {}
+    benchmark = find_benchmark(config.dataset, config.benchmark).name
+    same_data = _data_name(made.get("dataset", config.dataset)) == _data_name(config.dataset)
+    if not same_data or made.get("benchmark", benchmark) != benchmark:
+        differs["dataset"] = made.get("dataset")
+    return differs
+
+
+def _data_name(dataset: str) -> str:
+    """What a data set is, whatever spelling or place it has: the benchmark that its name tells, or else its label."""
+    from als.benchmarks import dataset_label, find_benchmark
+
+    try:
+        return find_benchmark(dataset).name
+    except UserError:
+        return dataset_label(dataset).casefold()
 
 
 def run_config(config: Any, **fields: Any) -> Config:
@@ -327,9 +361,13 @@ def _vector_fields(config: Config, prompt_idx: int, vector: SteeringVector) -> t
 
 
 def _steering_fields(config: Config, prompt_idx: int, vector: SteeringVector) -> dict[str, Any]:
+    from als.runlog import VECTOR_MADE_WITH
+
     more: dict[str, Any] = {"control": control_label(config)} if config.control else {}
     if config.allow_leakage:
         more["allow_leakage"] = True
+    if differs := made_otherwise(config, prompt_idx, vector):
+        more[VECTOR_MADE_WITH] = differs
     name, sha256 = _vector_fields(config, prompt_idx, vector)
     return more | {
         "vector": name,

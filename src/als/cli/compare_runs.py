@@ -37,7 +37,7 @@ class Config:
     resamples: int = option("Resamples of the bootstrap.", 10_000)
     seed: int = option("Seed of the bootstrap.", 42)
     allow_mismatch: bool = option(
-        "Compare runs that differ in model, data, prompt, max_new_tokens, dtype or judge.", False
+        "Compare runs that differ in model, revision, data, prompt, max_new_tokens, dtype, engine or judge.", False
     )
     judge: str | None = option(
         "Judge the completions of all runs again, see main's --judge; the run folders stay as they are.",
