@@ -105,10 +105,10 @@ def folder(output: Path) -> Path:
 
 
 def lines(output: Path) -> list[dict[str, object]]:
-    """Every results line but for what the clock put in, in the order of the data set."""
+    """Every results line but for its seconds and environment, in the order of the data set."""
     path = folder(output)
     stem = "examples" if "state_collection" in str(path) else "results"
-    read = [line.to_json() | {"seconds": 0} for line in read_folder_lines(path, stem)]
+    read = [line.to_json() | {"seconds": 0, "environment": 0} for line in read_folder_lines(path, stem)]
     read = [line | {name: near(line[name]) for name in MEASURED if name in line} for line in read]
     return sorted(read, key=lambda line: int(str(line["index"])))
 

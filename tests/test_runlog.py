@@ -208,9 +208,9 @@ def test_a_summary_stays_until_a_line_is_to_follow(tmp_path: Path) -> None:
         folder.finish({0})
     with RunFolder(tmp_path / "run").open(CONFIG, resume=True, goes_on=False) as folder:
         assert (tmp_path / "run" / "summary.json").exists()
-        folder.remove_summary()
+        folder.begin()
         assert not (tmp_path / "run" / "summary.json").exists()
-        folder.remove_summary()
+        folder.begin()
 
 
 def test_shards_write_apart_and_read_together(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ statistics are those of `als.stats`. It knows no model. Words are in `comparison
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from als.environment import Entry, environments_of, read_entries, seconds_notes
 from als.errors import UserError
 from als.generation import TRANSFORMERS_MODES
 from als.models import model_label
@@ -58,6 +59,8 @@ class Arm:
     """In the order of the data set."""
     finished: bool
     """Whether the run has its summary.json."""
+    environments: Mapping[str, Entry] = field(default_factory=dict)
+    """The entries of its environment.json by id; none where an earlier version wrote the folder."""
     changed: tuple[int, int] | None = None
     """Verdicts that judging again made right and made wrong; None where the verdicts are the run's own."""
 
@@ -157,7 +160,7 @@ def read_arm(path: Path | str, *, judge: str | None = None) -> Arm:
     if "mode" not in config or not lines:
         raise UserError(f"{str(path)!r} holds no results of a run; {expected}")
     name = f"{config['mode']} {folder.name}"
-    arm = Arm(folder, name, config, tuple(lines), (folder / SUMMARY).is_file())
+    arm = Arm(folder, name, config, tuple(lines), (folder / SUMMARY).is_file(), read_entries(folder))
     return arm if judge is None else _judged_by(judge, arm)
 
 
@@ -324,7 +327,11 @@ def _notes(arms: Sequence[Arm], names: Sequence[str], shared: Sequence[Sequence[
         # A chat template may hold the date. What failed before it was asked has no prompt.
         if others := sum(bool(a.prompt and b.prompt) and a.prompt != b.prompt for a, b in _pairs(shared[0], lines)):
             notes.append(f"{name} was given {others} prompts of another wording than {names[0]}")
-    return notes
+    return notes + seconds_notes(list(zip(names, map(_environments, arms, shared), strict=True)))
+
+
+def _environments(arm: Arm, lines: Sequence[ResultLine]) -> list[Entry | None]:
+    return environments_of((line.details.get("environment") for line in lines), arm.environments)
 
 
 def _arm_results(

@@ -1,6 +1,7 @@
 """A run's folder: its configuration, a line a problem, and what is derived from the lines.
 
     config.json       first; what was run. A folder belongs to one configuration
+    environment.json  on what it was run, an entry for each process; see `environment`
     results.jsonl     appended and flushed, a line a problem; results.<k>of<n>.jsonl where n processes share a run
     logistics.pt      {"results_history": [bool], "time_history": [seconds]} in the order of the data set
     summary.json      last: its presence means that the run is done; it covers every line in the folder
@@ -18,12 +19,13 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from als.environment import Entry, add_entry, end_entry, environments_of, read_entries
 from als.errors import UserError
 from als.files import write_json, write_pt
 from als.records import Problem, ResultLine
@@ -102,6 +104,7 @@ class RunFolder:
         self._own = path / self._shard.lines_name(stem)
         self._file: IO[bytes] | None = None
         self._held = ExitStack()
+        self._entry: str | None = None
 
     def open(self, config: Json, *, resume: bool = False, overwrite: bool = False, goes_on: bool = True) -> RunFolder:
         """Make the folder ready for appending.
@@ -130,7 +133,7 @@ class RunFolder:
             write_json(self.path / CONFIG, config, replace=False)  # processes may start together
             self._check_same(config)
             if goes_on:
-                self.remove_summary()
+                self.begin()
             self._file = self._held.enter_context(self._own.open("ab", buffering=0))
             _flock(self._file, fcntl.LOCK_EX, self._own)
             _drop_torn_line(self._own)
@@ -154,9 +157,11 @@ class RunFolder:
         files = [path for path in lines_files(self.path, self._stem) if path == self._own or path not in theirs]
         return any(path.stat().st_size > 0 for path in files)
 
-    def remove_summary(self) -> None:
-        """Mark the run as not done, since lines are to follow."""
+    def begin(self, environment: Entry | None = None) -> None:
+        """Mark the run as not done, since lines are to follow; note in what environment, where that is given."""
         (self.path / SUMMARY).unlink(missing_ok=True)
+        if environment is not None:
+            self._entry = add_entry(self.path, environment)
 
     def _holds_anything(self) -> bool:
         """Whether there is a folder with any file but a lock."""
@@ -229,6 +234,8 @@ class RunFolder:
     def append(self, line: ResultLine) -> None:
         """Write one line; it is on the disk when this returns."""
         assert self._file is not None, "open() comes first"
+        if self._entry is not None:
+            line = line.with_details(environment=self._entry)
         content = _as_bytes(line)
         if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, "No space left on device", str(self._own))
@@ -269,10 +276,17 @@ class RunFolder:
         return self._summary(own)
 
     def _summary(self, lines: Sequence[ResultLine]) -> Json:
-        return summarise(lines) | {"config_hash": config_hash(read_json(self.path / CONFIG))}
+        config = read_json(self.path / CONFIG)
+        environments = environments_of((line.details.get("environment") for line in lines), read_entries(self.path))
+        known = {"environments": environments} if environments else {}
+        return summarise(lines) | known | {"config_hash": config_hash(config)}
 
     def close(self) -> None:
         """Give back the locks, the file and the memory of the lines."""
+        if self._entry is not None:
+            with suppress(OSError, UserError):  # why the run ends, for instance a full disk, is said elsewhere
+                end_entry(self.path, self._entry)
+            self._entry = None
         self._held.close()
         self._lines = {}
 

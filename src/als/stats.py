@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from als.environment import seconds_notes
+
 EXTRA_COLUMNS = {
     "steered_fraction": "steered",
     "json_valid": "JSON valid",
@@ -169,7 +171,7 @@ def running_difference(changes: Sequence[int]) -> list[tuple[float, tuple[float,
 
 
 def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """A Markdown table of runs.
+    """A Markdown table of runs, and notes on whether their seconds compare.
 
     Args:
         runs: (what the run is called, its summary.json), in the order of the rows.
@@ -190,7 +192,8 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         )
         for name, summary in runs
     ]
-    return markdown_table(head, rows)
+    notes = seconds_notes([(name, summary.get("environments", ())) for name, summary in runs])
+    return "\n".join([markdown_table(head, rows), *(f"\n- Note: {note}." for note in notes)])
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

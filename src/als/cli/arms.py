@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from als.cli.options import FolderConfig, shared
-from als.cli.pipeline import check_context, effective_prefill, identity, judge_label, record, run_root, shard
+from als.cli.pipeline import (
+    check_context,
+    effective_prefill,
+    environment,
+    identity,
+    judge_label,
+    record,
+    run_root,
+    shard,
+)
 from als.errors import UserError
 
 if TYPE_CHECKING:
@@ -261,7 +270,7 @@ def _run(arm: Arm, engine: Engine, problems: list[Problem]) -> Json | None:
         done = arm.folder.done()
         todo = [problem for problem in own if problem.index not in done]
         if todo:
-            arm.folder.remove_summary()
+            arm.folder.begin(environment(arm.config, engine))
         lines = mode_function(arm.config.generation_mode)(engine, todo, arm.settings(engine))
         for _ in record(arm.config, arm.folder, own, _appended(arm.folder, lines), title=arm.title):
             pass

@@ -24,6 +24,7 @@ from als.cli.options import (
 from als.cli.pipeline import (
     check_context,
     effective_prefill,
+    environment,
     exit_code,
     identity,
     judge_label,
@@ -158,7 +159,7 @@ def _collect(
     done = folder.done()
     todo = [problem for problem in problems if problem.index not in done]
     if todo:
-        folder.remove_summary()
+        folder.begin(environment(config, engine))
     for example in collect(engine, todo, settings, labelling, drawing=_drawing(config)):
         folder.add(example)
         yield example.line

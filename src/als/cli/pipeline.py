@@ -187,6 +187,14 @@ def identity(config: Any, engine: Engine, *, prompt_idx: int, mode: str, **more:
     }
 
 
+def environment(config: Any, engine: Engine) -> dict[str, Any]:
+    """What does not identify a run but decides how fast it is: this process's entry of environment.json."""
+    from als.environment import describe
+
+    problems = (config.start_data_idx, config.end_data_idx)
+    return describe(engine, problem_range=problems, shard=f"{config.process + 1}/{config.processes}")
+
+
 def shard(config: FolderConfig) -> Shard:
     """The share of the run that this process does."""
     from als.runlog import Shard
