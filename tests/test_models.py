@@ -6,6 +6,8 @@ import copy
 import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -331,6 +333,31 @@ def test_gguf_file(smollm2):
     ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
     with torch.no_grad():
         assert torch.equal(model(ids).logits.argmax(-1), smollm2[0](ids).logits.argmax(-1))
+
+
+LOADING = """
+import sys, torch
+import transformers.models.llama.modeling_llama
+from als import models
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # KiB
+
+models.resolve_device = lambda device: torch.device("meta")
+before = peak()
+model, _ = models.load_model(sys.argv[1], dtype="bfloat16")
+print(model.device, (peak() - before) // 1024)
+"""
+
+
+def test_weights_go_straight_to_their_device(smollm2_path):
+    """A device that needs no memory: 270 MB of converted weights must not be in CPU memory on the way there."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, str(smollm2_path)], capture_output=True, text=True, check=True, timeout=200
+    )
+    device, grown = done.stdout.split()
+    assert device == "meta"
+    assert int(grown) < 200  # MiB
 
 
 @pytest.mark.gpu

@@ -55,10 +55,10 @@ def load_model(
     source = _source(name_or_path) | {"trust_remote_code": trust_remote_code}
     tokenizer = _load_tokenizer(name_or_path, source)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype, place), "use_safetensors": None if allow_pickle else True}
+    # Each tensor goes straight to its device: processes that load together hold no copies in CPU memory.
+    options["device_map"] = device_map or {"": place}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
-    if device_map:
-        options["device_map"] = device_map
     model, report = _from_pretrained(
         "AutoModelForCausalLM", name_or_path, source | options | {"output_loading_info": True}
     )
@@ -68,8 +68,6 @@ def load_model(
             f"model {str(name_or_path)!r} lacks {len(missing)} of its weights, the first is {missing[0]!r}; "
             "get its files again"
         )
-    if not device_map:
-        model.to(place)
     return model.eval().requires_grad_(False), tokenizer
 
 
