@@ -453,7 +453,7 @@ try:
     main(["--help"])
 except SystemExit:
     pass
-heavy = ("torch", "transformers", "datasets", "numpy", "scipy", "statsmodels", "matplotlib")
+heavy = ("torch", "transformers", "datasets", "numpy", "scipy", "sklearn", "matplotlib")
 print("heavy:", [name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

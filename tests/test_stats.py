@@ -80,6 +80,34 @@ def test_mcnemar_against_the_binomial_by_hand() -> None:
     assert mcnemar_p(5, 5) == mcnemar_p(0, 0) == 1
 
 
+@pytest.mark.parametrize(
+    ("helped", "harmed", "p"),
+    [
+        (31, 21, 0.21160856876151612),
+        (121, 59, 4.4344492637551645e-06),
+        (3, 17, 0.0025768280029296875),
+        (400, 350, 0.07350777405843484),
+        (1, 0, 1.0),
+    ],
+)
+def test_mcnemar_as_statsmodels_has_it(helped: int, harmed: int, p: float) -> None:
+    """Values of statsmodels 0.15, mcnemar(exact=True)."""
+    assert mcnemar_p(helped, harmed) == pytest.approx(p, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ps", "adjusted"),
+    [
+        ([0.01, 0.02, 0.03, 0.04, 0.05], [0.05, 0.08, 0.09, 0.09, 0.09]),
+        ([0.2, 0.001, 0.001, 0.9, 0.03, 0.03], [0.4, 0.006, 0.006, 0.9, 0.12, 0.12]),
+        ([1e-9, 0.5, 0.5], [3e-9, 1.0, 1.0]),
+    ],
+)
+def test_holm_as_statsmodels_has_it(ps: list[float], adjusted: list[float]) -> None:
+    """Values of statsmodels 0.15, multipletests(method="holm")."""
+    assert holm(ps) == pytest.approx(adjusted)
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 * 0.01; 2 * 0.03; no less than that
     assert holm([0.6, 0.5]) == [1, 1]

@@ -1,6 +1,6 @@
 """Numbers with their uncertainty, of one run and of two on the same problems, and tables of them.
 
-Statistics come from scipy and statsmodels; this module chooses and formats. Knows no model and no run folder.
+Statistics come from scipy; this module chooses and formats. Knows no model and no run folder.
 """
 
 from __future__ import annotations
@@ -84,16 +84,19 @@ def mcnemar_p(helped: int, harmed: int) -> float:
         helped: problems that the first arm got wrong and the other one right.
         harmed: the reverse.
     """
-    from statsmodels.stats.contingency_tables import mcnemar
+    from scipy.stats import binomtest
 
-    return float(mcnemar([[0, helped], [harmed, 0]], exact=True).pvalue)  # where both agree plays no part
+    discordant = helped + harmed
+    return float(binomtest(helped, discordant).pvalue) if discordant else 1.0  # where both agree plays no part
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p-values of several comparisons, corrected after Holm, in the same order."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(ps, method="holm")[1]] if ps else []
+    """The p-values of several comparisons, corrected after Holm (1979), in the same order."""
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def mcnemar_power(n: int, difference: float, discordant_share: float, *, alpha: float = 0.05) -> float:
