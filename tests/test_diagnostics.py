@@ -250,3 +250,36 @@ def test_a_bad_file_left_out_loses_its_weight(tmp_path, capsys) -> None:
     expected = states[rest][good[rest]].mean(axis=0) - states[rest][~good[rest]].mean(axis=0)
     torch.testing.assert_close(made(folder).vector, torch.from_numpy(expected))
     assert made(folder).metadata["n_good"] == made(folder).metadata["n_bad"] == 9
+
+
+def test_a_best_auc_by_chance_is_called_so(tmp_path, capsys) -> None:
+    """Noise in 20 layers, of which the best has an interval above 0.5."""
+    good = random_labels(60)
+    states = np.random.default_rng(5).normal(size=(60, 20, HIDDEN)).astype(np.float32)
+    assert run(write_folder(tmp_path / "run", states, good)) == 0
+    captured = capsys.readouterr()
+    told = made(str(tmp_path / "run" / "hidden_states")).metadata["diagnostics"]
+    best = told["best_auc_layer"]
+    assert told["auc_low"][best] > 0.5
+    [note] = [line for line in captured.err.splitlines() if "held-out" in line]
+    assert f"at layers {best} and 18, where" in note
+    assert f"p = {told['best_auc_p']:.3f}" in note
+    assert 0.05 < told["best_auc_p"] < 1
+    said = (
+        f"{told['auc'][best]:.3f} at layer {best}, p = {told['best_auc_p']:.3f} (best AUCs of 199 label permutations)"
+    )
+    assert said in captured.out
+
+
+def test_permutations_are_refused_or_left_out(tmp_path, capsys) -> None:
+    good = random_labels(60)
+    folder = write_folder(tmp_path / "run", states_along(2.0 * good), good)
+    assert run(folder, "--permutations", "-1") == 2
+    assert "--permutations -1" in capsys.readouterr().err
+    assert run(folder, "--permutations", "0") == 0
+    assert "no p-value (see --permutations)" in capsys.readouterr().out
+    assert made(folder).metadata["diagnostics"]["best_auc_p"] is None
+    assert run(folder, "--method", "lda", "--permutations", "4") == 0
+    assert made(folder).metadata["diagnostics"]["best_auc_p"] == 0.2
+    assert run(folder) == 0
+    assert made(folder).metadata["diagnostics"]["permutations"] == 199

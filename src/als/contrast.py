@@ -83,17 +83,26 @@ def choose(
             )
     if shuffled is not None:
         good = shuffle_labels(good, problems, within_problem=contrast.within_problem, seed=shuffled)
+    used, sample = select(contrast, good, problems, tokens, seed=seed)
+    if sample is None:
+        raise _nothing_left(contrast, good)
+    return [file for file, counts in zip(found, used, strict=True) if counts], sample
+
+
+def select(
+    contrast: Contrast, good: Bools, problems: Ints, tokens: Floats | None, *, seed: int
+) -> tuple[Bools, Sample | None]:
+    """Which of N answers count, [N], and those that do; None where none does."""
     weights = contrast.weights(good, problems, tokens)
     used = weights > 0
     if not used.any():
-        raise _nothing_left(contrast, good)
+        return used, None
     good, problems = good[used], problems[used]
-    files = [file for file, counts in zip(found, used, strict=True) if counts]
     blocks = deal(good, problems, seed=seed)
-    return files, Sample(good, problems, blocks, weights[used], contrast.within_problem)
+    return used, Sample(good, problems, blocks, weights[used], contrast.within_problem)
 
 
-def shuffle_labels(good: Bools, problems: Ints, *, within_problem: bool, seed: int) -> Bools:
+def shuffle_labels(good: Bools, problems: Ints, *, within_problem: bool, seed: int | Sequence[int]) -> Bools:
     """Labels dealt out at random: [N].
 
     What is alike stays alike: a problem's labels move together, to a problem with equally many answers, so that easy

@@ -2,6 +2,7 @@
 
     split-half cosine   of v from one half of the problems and v from the other, mean of 20 halvings
     held-out AUC        how often a good answer's h.v is above a bad one's; 5-fold cross-validation
+    best AUC            the largest of these; its p-value comes from permuted labels, see `permutation`
     length correlation  of those held-out h.v with the answers' tokens
 
 Estimate in, plain numbers and sentences out. Knows no file, and of methods only what they estimated.
@@ -21,6 +22,8 @@ from als.roc import auc_interval
 
 AGREE = 0.5
 """Split-half cosine below which there is a warning."""
+LEVEL = 0.05
+"""p-value above which the best AUC may be chance."""
 DEFAULT_LAYER = -2
 """Where main steers unless told otherwise."""
 
@@ -52,6 +55,9 @@ class Diagnostics:
     length_correlation: Column
     """Pearson's, of held-out scores and completion tokens; within problems where the contrast is."""
     best_auc_layer: int | None
+    best_auc_p: float | None
+    """How often permuted labels give a best layer as good; None where that was not computed."""
+    permutations: int
 
     def to_json(self) -> dict[str, Any]:
         """All of it, and what halves and folds were made."""
@@ -64,13 +70,22 @@ class Diagnostics:
         return sorted({default} if self.best_auc_layer is None else {default, self.best_auc_layer})
 
 
-def diagnose(sample: Sample, estimate: Estimate, lengths: Floats | None) -> Diagnostics:
+def diagnose(
+    sample: Sample,
+    estimate: Estimate,
+    lengths: Floats | None,
+    *,
+    best_auc_p: float | None = None,
+    permutations: int = 0,
+) -> Diagnostics:
     """Everything that can be told.
 
     Args:
         sample: the answers.
         estimate: the vector and the held-out scores.
         lengths: [N] tokens of each answer, where they are known.
+        best_auc_p: of the best layer's AUC, where it was computed; see `permutation`.
+        permutations: from how many.
     """
     v_norm = estimate.vector.norm(dim=-1).double().numpy()  # [L]
     h_norm = estimate.mean_state_norm.double().numpy()
@@ -95,6 +110,8 @@ def diagnose(sample: Sample, estimate: Estimate, lengths: Floats | None) -> Diag
         auc_high=_column(high),
         length_correlation=_column(correlation),
         best_auc_layer=None if estimate.scores is None else int(auc.argmax()),
+        best_auc_p=best_auc_p,
+        permutations=permutations,
     )
 
 
@@ -125,7 +142,7 @@ def cautions(diagnostics: Diagnostics) -> list[str]:
         ]
     layers = diagnostics.judged_layers
     apart = [layer for layer in layers if (diagnostics.split_half_cosine[layer] or 0) < AGREE]
-    chance = [layer for layer in layers if _holds_half(diagnostics.auc_low[layer], diagnostics.auc_high[layer])]
+    chance = [layer for layer in layers if _may_be_chance(diagnostics, layer)]
     said = []
     if apart:
         cosines = ", ".join(f"{diagnostics.split_half_cosine[layer] or 0:.2f}" for layer in apart)
@@ -135,15 +152,31 @@ def cautions(diagnostics: Diagnostics) -> list[str]:
         )
     if chance:
         said.append(
-            f"the vector does not tell held-out good answers from bad ones {_at(chance)}, where AUC's interval "
-            "includes 0.5; collect more examples, steer at another --layer_idx, or compare like with like by "
-            "--match_length or --within_problem"
+            f"the vector does not tell held-out good answers from bad ones {_at(chance)}, where "
+            f"{_why(diagnostics, chance)}; collect more examples, steer at another --layer_idx, or compare like with "
+            "like by --match_length or --within_problem"
         )
     return said
 
 
-def _holds_half(low: float | None, high: float | None) -> bool:
+def _chosen(diagnostics: Diagnostics, layer: int) -> bool:
+    """Whether the layer was picked for its AUC and a p-value takes that into account."""
+    return layer == diagnostics.best_auc_layer and diagnostics.best_auc_p is not None
+
+
+def _may_be_chance(diagnostics: Diagnostics, layer: int) -> bool:
+    """By the p-value of the maximum for the best layer, by the AUC's interval for a layer fixed beforehand."""
+    if _chosen(diagnostics, layer):
+        return (diagnostics.best_auc_p or 0) > LEVEL
+    low, high = diagnostics.auc_low[layer], diagnostics.auc_high[layer]
     return low is None or high is None or low <= 0.5 <= high
+
+
+def _why(diagnostics: Diagnostics, layers: Sequence[int]) -> str:
+    reasons = ["AUC's interval includes 0.5"] if not all(_chosen(diagnostics, layer) for layer in layers) else []
+    if any(_chosen(diagnostics, layer) for layer in layers):
+        reasons.append(f"permuted labels reach the best AUC as well (p = {diagnostics.best_auc_p:.3f})")
+    return " or ".join(reasons)
 
 
 def _at(layers: Sequence[int]) -> str:

@@ -298,7 +298,7 @@ def estimate_by_fits(
     enough = checked and is_enough(sample.good, sample.problems)
     split_half, scores = np.zeros(layers), np.zeros((len(states), layers))
     for layer in progress(range(layers)):
-        here = _of_layer(states, layer, sample)
+        here = _centred(states[:, layer], sample)
         norms[layer] = np.linalg.norm(states[:, layer], axis=1).mean()
         length = np.linalg.norm(difference(here, sample))
         vector[layer] = length * oriented(fit, here, sample)
@@ -310,13 +310,18 @@ def estimate_by_fits(
     )
 
 
-def _of_layer(states: States, layer: int, sample: Sample) -> States:
+def _centred(states: States, sample: Sample) -> States:
     """[N, D], less the mean of all or, within problems, of the problem's answers.
 
     Labels differ by a hundredth of |h|: fits to states as they are would lose digits.
     """
     groups = sample.problems if sample.within_problem else np.zeros_like(sample.problems)
-    return relative(states[:, layer], groups)
+    return relative(states, groups)
+
+
+def fitted_scores(fit: Fit, states: States, sample: Sample) -> Floats:
+    """The held-out scores of one layer by a fitted method: states [N, D] -> [N]."""
+    return _fitted_scores(fit, _centred(states, sample), sample)
 
 
 def difference(states: States, sample: Sample) -> Floats:

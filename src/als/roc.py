@@ -45,6 +45,25 @@ def auc_interval(
     return auc, np.where(flat, wilson_low, low), np.where(flat, wilson_high, high)
 
 
+def auc_columns(scores: Floats, positive: npt.NDArray[np.bool_]) -> Floats:
+    """Area under the ROC curve of each column, every column with positives of its own.
+
+    Args:
+        scores: [N, P]; infinite where a row does not count in that column, and `positive` is then false.
+        positive: [N, P].
+
+    Returns:
+        [P]. A tie counts as half in order.
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(scores, axis=0)  # rows that do not count stand last, and change no other row's rank
+    m = positive.sum(axis=0)
+    n = np.isfinite(scores).sum(axis=0) - m
+    above = (ranks * positive).sum(axis=0) - m * (m + 1) / 2
+    return np.asarray(above / (m * n))
+
+
 def _placements(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
     """Share of the negatives below each positive [M, L], and of the positives above each negative [N, L]."""
     from scipy.stats import rankdata

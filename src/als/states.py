@@ -359,6 +359,27 @@ def all_states(files: Sequence[StateFile]) -> npt.NDArray[np.float32]:
     return states
 
 
+def read_by_layer(files: Sequence[StateFile], *, at_once: int = 2**30) -> Iterator[npt.NDArray[np.float32]]:
+    """The states of all files, layer by layer: [N, D] float32 each.
+
+    Args:
+        files: those to read.
+        at_once: bytes of states in memory; the files are read as often as this needs.
+
+    Raises:
+        UserError: see `read_states`.
+    """
+    import numpy as np
+
+    layers, width = next(read_states(files)).shape
+    group = max(1, at_once // (len(files) * width * 4))
+    for start in range(0, layers, group):
+        states = np.empty((min(group, layers - start), len(files), width), dtype=np.float32)
+        for i, state in enumerate(read_states(files) if start == 0 else read_states_again(files)):
+            states[:, i] = state[start : start + group]
+        yield from states
+
+
 def read_states_again(files: Iterable[StateFile]) -> Iterator[Tensor]:
     """The same of files that `read_states` has been through: not checked again."""
     for file in files:
