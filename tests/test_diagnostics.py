@@ -108,8 +108,8 @@ def test_many_answers_to_few_problems_are_few() -> None:
 # --- The command
 
 
-def write_folder(folder: Path, states: np.ndarray, good: np.ndarray, *, problems=None, lengths=None) -> str:
-    """A state folder with examples.jsonl; returns the option's value."""
+def write_folder(folder: Path, states: np.ndarray, good: np.ndarray, *, problems=None, lengths=None, right=None) -> str:
+    """A state folder with examples.jsonl; returns the option's value. With `right`, labels are the verifiers'."""
     (folder / "hidden_states").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"split": "train"}))
     lines = []
@@ -121,9 +121,10 @@ def write_folder(folder: Path, states: np.ndarray, good: np.ndarray, *, problems
         number = i if problems is None else problems[i]
         tokens = 30 if lengths is None else int(lengths[i])
         completion = Completion("text", 9, tokens, "stop", 0.1)
-        verdict = Verdict(str(number), str(number), bool(label), "boxed")
+        verdict = Verdict(str(number), str(number), bool(label if right is None else right[i]), "boxed")
+        verdicts = {} if right is None else {"verdicts": {"answer": bool(label)}}
         problem = Problem(i, f"What is {number} + 0?", str(number))
-        lines.append(result_line(problem, "prompt", completion, verdict, label=name).to_json())
+        lines.append(result_line(problem, "prompt", completion, verdict, label=name, **verdicts).to_json())
     (folder / "examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(folder / "hidden_states")
 
@@ -166,6 +167,24 @@ def test_the_command_warns_of_noise_once_each(tmp_path, capsys) -> None:
     assert run(write_folder(tmp_path / "run", states_along(np.zeros(60)), good)) == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
     assert len(notes) == 2
+
+
+def test_labels_that_say_nothing_are_called_so(tmp_path, capsys) -> None:
+    """A direction that tells good labels from bad ones, which have nothing to do with right and wrong."""
+    good, right = random_labels(80), random_labels(80, 0.5, seed=1)
+    folder = write_folder(tmp_path / "run", states_along(*[2.0 * good] * 5), good, right=right)
+    assert run(folder) == 0
+    captured = capsys.readouterr()
+    assert f"| good  | {(good & right).sum():>5} | {(good & ~right).sum():>5} |" in captured.out
+    [note] = [line for line in captured.err.splitlines() if line.startswith("note")]
+    assert "Cohen's kappa" in note
+    assert "--label_by answer" in note
+    agreement = made(folder).metadata["labels"]["agreement"]
+    assert agreement["bad_wrong"] == (~good & ~right).sum()
+    assert agreement["kappa_low"] < 0 < agreement["kappa_high"]
+    folder = write_folder(tmp_path / "agreeing", states_along(*[2.0 * good] * 5), good, right=good)
+    assert run(folder) == 0
+    assert "note" not in capsys.readouterr().err
 
 
 def test_problem_hashes_are_of_what_counts(tmp_path, capsys) -> None:

@@ -69,6 +69,10 @@ def test_the_vector_is_the_difference_of_means_and_knows_its_origin(here) -> Non
     assert set(vector.metadata["masked_problem_hashes"]) == masked
     assert len(masked) < len(hashes)  # additions of other numbers are one question
     assert vector.metadata["n_good"] + vector.metadata["n_bad"] == N
+    labels = json.loads((here / STATES / "summary.json").read_text())["labels"]
+    assert vector.metadata["labels"] == labels
+    assert labels["agreement"] is None  # labels by answer are correctness itself
+    assert labels["good"] == vector.metadata["n_good"]
 
 
 def test_collecting_again_resumes_by_example(here, options, capsys) -> None:
@@ -169,13 +173,21 @@ def test_another_vector_goes_to_another_folder(here, options) -> None:
     assert (here / EVALS / "als_eval" / "prompt_0_alpha0.2" / "summary.json").exists()
 
 
-def test_labels_by_verifiers_record_four_verdicts(here, options) -> None:
+def test_labels_by_verifiers_record_four_verdicts(here, options, capsys) -> None:
     assert collect_states.main([*options, "--end_data_idx", "2", "--good_example_threshold", "1"]) == 0
     folder = here / EVALS / "state_collection" / "prompt0_thresh1"
     for line in read_lines(folder / "examples.jsonl"):
         assert set(line.details["verdicts"]) == {"calculation", "answer", "completeness", "understanding"}
         approved = sum(passed is True for passed in line.details["verdicts"].values())
         assert line.details["label"] == ("good" if approved >= 1 else "bad")
+    captured = capsys.readouterr()
+    assert "of labels against correctness" in captured.out
+    assert "agree with correctness beyond chance" in captured.err
+    assert "at least 20 of each label" in captured.err
+    labels = json.loads((folder / "summary.json").read_text())["labels"]
+    table = [labels["agreement"][f"{name}_{right}"] for name in ("good", "bad") for right in ("right", "wrong")]
+    assert sum(table) == labels["good"] + labels["bad"] == 2
+    assert labels["agreement"]["kappa_low"] <= 0
 
 
 def test_several_samples_of_each_problem(here, options, capsys) -> None:

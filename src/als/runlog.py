@@ -345,7 +345,17 @@ def summarise(lines: Sequence[ResultLine]) -> Json:
         "seconds": seconds,
         "tokens_per_second": generated / seconds if seconds else None,
     }
-    return summary | _mean_details(lines)
+    return summary | _mean_details(lines) | _labels(lines)
+
+
+def _labels(lines: Sequence[ResultLine]) -> Json:
+    """How many examples are good and bad, and how that agrees with correctness; nothing for lines without labels."""
+    if not any("label" in line.details for line in lines):
+        return {}
+    from als.agreement import describe_labels
+
+    labels = describe_labels(lines)
+    return {"labels": labels.to_json()} if labels else {}
 
 
 def _mean_details(lines: Sequence[ResultLine]) -> Json:

@@ -125,6 +125,7 @@ def run(config: Config) -> int:
             pass
         summary = folder.finish({problem.index for problem in problems})
         print(_report(folder))
+        _check_labels(folder)
     return exit_code([summary])
 
 
@@ -172,6 +173,21 @@ def _report(folder: StateFolder) -> str:
     if verdicts:
         text += f"\n{verdicts.count(None)} of {len(verdicts)} checks came back without a verdict and count as failed"
     return text
+
+
+def _check_labels(folder: StateFolder) -> None:
+    """Print how the labels agree with correctness, and warn where they say little."""
+    import warnings
+
+    from als.agreement import describe_labels, label_cautions, report
+
+    labels = describe_labels(folder.lines)
+    if labels is None:
+        return
+    if text := report(labels):
+        print(text)
+    for sentence in label_cautions(labels):
+        warnings.warn(sentence, stacklevel=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

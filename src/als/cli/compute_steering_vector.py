@@ -16,6 +16,7 @@ from als.cli.options import check, option, run_command
 from als.errors import UserError
 
 if TYPE_CHECKING:
+    from als.agreement import Labels
     from als.contrast import Contrast
     from als.diagnostics import Column, Diagnostics
     from als.estimation import Estimate
@@ -77,6 +78,7 @@ def run(config: Config) -> int:
     """Contrast, check, save, and print what came out."""
     import warnings
 
+    from als.agreement import describe_labels, label_cautions
     from als.contrast import choose, lengths, make_estimate
     from als.diagnostics import cautions, diagnose
     from als.permutation import best_auc_p
@@ -94,13 +96,15 @@ def run(config: Config) -> int:
     permutations = _permutations(config)
     p = best_auc_p(contrast, found, seed=config.seed, permutations=permutations) if permutations else None
     diagnostics = diagnose(sample, estimate, lengths(files), best_auc_p=p, permutations=permutations)
+    labels = describe_labels([file.line for file in files if file.line])
     metadata = _metadata(config, files, estimate, diagnostics) | {"state_indices": [file.index for file in found]}
+    metadata["labels"] = labels.to_json() if labels else None
     try:
         save_vector(output, SteeringVector(estimate.vector, metadata))
     except OSError as error:
         raise UserError(f"--output_file {str(output)!r} cannot be written ({error.strerror})") from error
-    _report(diagnostics, left_out=len(found) - len(files))
-    for sentence in cautions(diagnostics):
+    _report(diagnostics, labels, left_out=len(found) - len(files))
+    for sentence in [*cautions(diagnostics), *(label_cautions(labels) if labels else [])]:
         warnings.warn(sentence, stacklevel=2)
     print(f"vector -> {output}")
     return 0
@@ -178,8 +182,10 @@ HEAD = (
 )
 
 
-def _report(diagnostics: Diagnostics, *, left_out: int) -> None:
+def _report(diagnostics: Diagnostics, labels: Labels | None, *, left_out: int) -> None:
     """A line for about ten of the layers, those that matter among them."""
+    from als.agreement import report as agreement
+
     layers = len(diagnostics.v_norm)
     counts = f"{diagnostics.n_good} good and {diagnostics.n_bad} bad answers to {diagnostics.n_problems} problems"
     print(
@@ -187,6 +193,8 @@ def _report(diagnostics: Diagnostics, *, left_out: int) -> None:
     )
     if diagnostics.tokens_good is not None and diagnostics.tokens_bad is not None:
         print(f"mean length {diagnostics.tokens_good:.1f} tokens of the good, {diagnostics.tokens_bad:.1f} of the bad")
+    if labels and (text := agreement(labels)):
+        print(text)
     print(HEAD)
     for layer in sorted({*range(0, layers, max(1, layers // 10)), *diagnostics.judged_layers, layers - 1}):
         print(_row(diagnostics, layer))
