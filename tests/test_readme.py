@@ -58,7 +58,7 @@ def test_the_commands_parse(tmp_path, monkeypatch) -> None:
     for name, value in re.findall(r'\b([A-Z])="?([^";\n]+)', text):
         variables[name] = Template(value).safe_substitute(variables)
     found = re.findall(r"^    python src/(\w+)\.py (.*)$", text, flags=re.MULTILINE)
-    assert len(found) == 12
+    assert len(found) == 14
     chosen = tmp_path / "output/SmolLM2-135M-Instruct-arithmetic/als_sweep/prompt_0/chosen.json"
     chosen.parent.mkdir(parents=True)
     chosen.write_text('{"alpha": 0.1}')  # --settings are read with the options

@@ -18,7 +18,7 @@ from als.errors import UserError
 from als.prompts.verifier import CHECKS, verifier_messages
 
 if TYPE_CHECKING:
-    from als.engines.base import Engine
+    from als.engines.base import Engine, Verifier
     from als.records import Completion, Problem
 
 WEIGHTS: Mapping[str, int] = {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}
@@ -45,20 +45,20 @@ def read_verdict(completion: Completion) -> bool | None:
     return found[1].lower() == "true" if found else None
 
 
-def verify(engine: Engine, answers: Sequence[tuple[str, str]], *, max_new_tokens: int) -> list[Verdicts]:
+def verify(verifier: Verifier, answers: Sequence[tuple[str, str]], *, max_new_tokens: int) -> list[Verdicts]:
     """Put the four checks to the model for every (question, completion).
 
     Args:
-        engine: the model that checks.
+        verifier: the model that checks.
         answers: what it checks; of a completion the part behind its reasoning block, and nothing of one in it.
         max_new_tokens: tokens that each verdict may have.
     """
     prompts = [
-        engine.render(verifier_messages(check, question=question, completion=answer_part(completion) or ""))
+        verifier.render(verifier_messages(check, question=question, completion=answer_part(completion) or ""))
         for question, completion in answers
         for check in CHECKS
     ]
-    outputs = dict(engine.generate(prompts, max_new_tokens=max_new_tokens))
+    outputs = dict(verifier.generate(prompts, max_new_tokens=max_new_tokens))
     passed = [read_verdict(outputs[i].completion) for i in range(len(prompts))]
     return [dict(zip(CHECKS, passed[i : i + len(CHECKS)], strict=True)) for i in range(0, len(prompts), len(CHECKS))]
 

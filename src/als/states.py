@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from als.engines.base import Engine, Output, Sampling
+    from als.engines.base import Engine, Output, Sampling, Verifier
 
 Label = Literal["good", "bad"]
 EXAMPLES = "examples"
@@ -90,6 +90,7 @@ def collect(
     labelling: Labelling,
     *,
     drawing: Drawing = GREEDY,
+    verifier: Verifier | None = None,
 ) -> Iterator[Example]:
     """Answer problems; yield each with its label and mean state.
 
@@ -99,12 +100,14 @@ def collect(
         settings: the run's.
         labelling: what a good answer is.
         drawing: how often each problem is answered.
+        verifier: what gives the verdicts; without one, the model itself.
     """
     if labelling.by == "answer":
         examples = _by_answer(engine, problems, settings, drawing=drawing)
     else:
         threshold = labelling.good_example_threshold
-        examples = _by_verifiers(engine, problems, settings, drawing=drawing, threshold=threshold)
+        verifier = verifier or engine
+        examples = _by_verifiers(engine, problems, settings, drawing=drawing, threshold=threshold, verifier=verifier)
     for example in examples:
         yield example if drawing.samples == 1 else _numbered(example, drawing.samples)
 
@@ -117,7 +120,13 @@ def _by_answer(
 
 
 def _by_verifiers(
-    engine: Engine, problems: Sequence[Problem], settings: Settings, *, drawing: Drawing, threshold: int
+    engine: Engine,
+    problems: Sequence[Problem],
+    settings: Settings,
+    *,
+    drawing: Drawing,
+    threshold: int,
+    verifier: Verifier,
 ) -> Iterator[Example]:
     """A batch of answers at a time, because engines do one thing at a time."""
     start = 0
@@ -126,7 +135,7 @@ def _by_verifiers(
         start += len(batch)  # not the batch size, which the engine lowers when memory runs out
         answered = list(_answer(engine, batch, settings, drawing=drawing))
         asked = [(line.question, line.completion) for line, output in answered if output]
-        verdicts = iter(verify(engine, asked, max_new_tokens=settings.verifier_tokens))
+        verdicts = iter(verify(verifier, asked, max_new_tokens=settings.verifier_tokens))
         for line, output in answered:
             passed = next(verdicts) if output else {}
             yield _example(line, output, good=approvals(passed) >= threshold, verdicts=passed)

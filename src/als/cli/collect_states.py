@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,15 @@ from als.cli.pipeline import (
 from als.errors import UserError
 
 if TYPE_CHECKING:
-    from als.engines.base import Engine
+    from als.engines.base import Engine, Verifier
+    from als.engines.remote import RemoteModel
     from als.generation.settings import Settings
     from als.records import Problem, ResultLine
     from als.states import Drawing, StateFolder
+
+
+REMOTE_MOST = 32
+"""Requests in flight at a verifier's address with --batch_size auto."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +55,19 @@ class Config(FolderConfig, DataConfig, PromptConfig, VerifierConfig, ModelConfig
     split: str = option("Split of the data set.", "train")
     solver_prompt_idx: int = option("Solver prompt: 0 asks for a boxed answer, 1 for JSON.", 0, choices=(0, 1))
     label_by: str = option(
-        "verifiers: by the model's own four verdicts; answer: by the gold answer, without verifiers.",
+        "verifiers: by four verdicts, the model's own or another one's; answer: by the gold answer, without verifiers.",
         "verifiers",
         choices=("verifiers", "answer"),
     )
     good_example_threshold: int = option(
         "An answer is good if at least so many of the four verdicts are true.", 3, choices=(1, 2, 3, 4)
     )
+    verifier_model_name_or_path: str | None = option(
+        "Model that gives the verdicts, loaded beside the first one with the same options; or http://host:port of an "
+        "OpenAI-compatible server, with its key in OPENAI_API_KEY. Otherwise the model judges its own answers.",
+        None,
+    )
+    verifier_served_model_name: str | None = option("Name under which that server has the model.", None)
     samples_per_problem: int = option(
         "Answers to each problem; above 1 they are drawn, and compute_steering_vector --within_problem compares them.",
         1,
@@ -69,12 +80,38 @@ class Config(FolderConfig, DataConfig, PromptConfig, VerifierConfig, ModelConfig
         self.check_verifier()
         check(self.start_data_idx >= 0, "start_data_idx", self.start_data_idx, "at least 0")
         check(self.samples_per_problem >= 1, "samples_per_problem", self.samples_per_problem, "at least 1")
+        self._check_verifier()
         if self.temperature is not None:
             check(0 < self.temperature < math.inf, "temperature", self.temperature, "a number above 0")
             if self.samples_per_problem == 1:
                 raise UserError(
                     f"--temperature {self.temperature} needs --samples_per_problem above 1; a single answer is greedy"
                 )
+
+    def _check_verifier(self) -> None:
+        verifier, served = self.verifier_model_name_or_path, self.verifier_served_model_name
+        if verifier is not None and self.label_by == "answer":
+            raise UserError(
+                f"--verifier_model_name_or_path {verifier!r} and --label_by answer contradict each other: no verifier "
+                "runs; leave out one"
+            )
+        if served is None and self.has_remote_verifier:
+            raise UserError(
+                f"--verifier_model_name_or_path {verifier!r} is an address; give --verifier_served_model_name, the "
+                "name under which that server has the model"
+            )
+        if served is not None and not self.has_remote_verifier:
+            raise UserError(
+                f"--verifier_served_model_name {served!r} needs the address of a server as "
+                "--verifier_model_name_or_path, such as http://localhost:8000"
+            )
+
+    @property
+    def has_remote_verifier(self) -> bool:
+        """Whether the verdicts come from a server."""
+        from als.engines.remote import is_address
+
+        return is_address(self.verifier_model_name_or_path or "")
 
 
 def run(config: Config) -> int:
@@ -88,7 +125,9 @@ def run(config: Config) -> int:
     share = shard(config)
     folder = StateFolder(_folder(config), shard=share)
     folder.refuse_if_started(resume=config.resume, overwrite=config.overwrite)
+    remote = _remote_verifier(config)
     engine = load_engine(config)
+    local = _local_verifier(config)
     settings = Settings(
         benchmark=find_benchmark(config.dataset, config.benchmark).name,
         prompt_idx=config.solver_prompt_idx,
@@ -102,7 +141,10 @@ def run(config: Config) -> int:
     engine.check_hooks()
     prompts = prepare(engine, problems, settings).prompts
     verifies = config.label_by == "verifiers"
-    check_context(config, engine, problems, prompts, verifier_tokens=settings.verifier_tokens if verifies else None)
+    own = settings.verifier_tokens if verifies and config.verifier_model_name_or_path is None else None
+    check_context(config, engine, problems, prompts, verifier_tokens=own)
+    if local is not None:
+        check_context(config, local, problems, [], verifier_tokens=settings.verifier_tokens)
     threshold = config.good_example_threshold if verifies else None
     fields = identity(
         config,
@@ -113,15 +155,16 @@ def run(config: Config) -> int:
         good_example_threshold=threshold,
         verifier_max_new_tokens=config.verifier_max_new_tokens if verifies else None,
         **_drawing_fields(config),
+        **_verifier_fields(config, local),
     )
     problems = samples_of(problems, config.samples_per_problem)
     with folder.open(fields, resume=config.resume, overwrite=config.overwrite, goes_on=False):
         folder.check_problems(problems)
         folder.check_prompts(prepare(engine, problems, settings).by_index())
         folder.drop_unfinished()
-        own = share.share(problems)
-        examples = _collect(config, engine, own, folder, settings)
-        for _ in record(config, folder, own, examples, title="collect_states"):
+        part = share.share(problems)
+        examples = _collect(config, engine, part, folder, settings, verifier=remote or local)
+        for _ in record(config, folder, part, examples, title="collect_states"):
             pass
         summary = folder.finish({problem.index for problem in problems})
         print(_report(folder))
@@ -134,8 +177,49 @@ def _folder(config: Config) -> Path:
     samples = f"samples{config.samples_per_problem}" if config.samples_per_problem > 1 else ""
     engine = ["vllm"] if config.engine == "vllm" else []
     apart = [config.run_name] if config.run_name else [*judge_label(config), *engine]
-    name = "_".join(filter(None, (f"prompt{config.solver_prompt_idx}", rule, samples, *apart)))
+    name = "_".join(filter(None, (f"prompt{config.solver_prompt_idx}", rule, _verifier_label(config), samples, *apart)))
     return run_root(config.output_dir, config.model_name_or_path, config.dataset) / "state_collection" / name
+
+
+def _verifier_label(config: Config) -> str:
+    """What the verifier is called in the folder's name; an empty text for the model itself."""
+    from als.models import model_label
+
+    name = config.verifier_served_model_name or config.verifier_model_name_or_path
+    return model_label(name) if name else ""
+
+
+def _remote_verifier(config: Config) -> RemoteModel | None:
+    """The server that gives the verdicts, asked once; None where there is none."""
+    from als.engines.remote import RemoteModel
+
+    if not config.has_remote_verifier:
+        return None
+    address, name = config.verifier_model_name_or_path, config.verifier_served_model_name
+    remote = RemoteModel(str(address), str(name), at_once=config.batch_size or REMOTE_MOST)
+    remote.check()
+    return remote
+
+
+def _local_verifier(config: Config) -> Engine | None:
+    """The second model, in an engine of its own; None where there is none."""
+    if config.verifier_model_name_or_path is None or config.has_remote_verifier:
+        return None
+    # The arguments of the chat template are the first model's: another template may know none of them.
+    other = replace(config, model_name_or_path=config.verifier_model_name_or_path, chat_template_kwargs=None)
+    return load_engine(other)
+
+
+def _verifier_fields(config: Config, local: Engine | None) -> dict[str, Any]:
+    """What config.json says of the verifier: nothing of the model itself, and no address, since servers move."""
+    from als.models import model_revision
+
+    if config.has_remote_verifier:
+        return {"verifier_model": config.verifier_served_model_name, "verifier_revision": None}
+    if local is None:
+        return {}
+    name = str(config.verifier_model_name_or_path).rstrip("/")
+    return {"verifier_model": name, "verifier_revision": model_revision(local.model)}
 
 
 def _drawing(config: Config) -> Drawing:
@@ -152,7 +236,13 @@ def _drawing_fields(config: Config) -> dict[str, Any]:
 
 
 def _collect(
-    config: Config, engine: Engine, problems: list[Problem], folder: StateFolder, settings: Settings
+    config: Config,
+    engine: Engine,
+    problems: list[Problem],
+    folder: StateFolder,
+    settings: Settings,
+    *,
+    verifier: Verifier | None,
 ) -> Iterator[ResultLine]:
     from als.states import Labelling, collect
 
@@ -161,7 +251,7 @@ def _collect(
     todo = [problem for problem in problems if problem.index not in done]
     if todo:
         folder.begin(environment(config, engine))
-    for example in collect(engine, todo, settings, labelling, drawing=_drawing(config)):
+    for example in collect(engine, todo, settings, labelling, drawing=_drawing(config), verifier=verifier):
         folder.add(example)
         yield example.line
 

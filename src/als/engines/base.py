@@ -93,6 +93,16 @@ def check_context(ids: Sequence[Sequence[int]], max_new_tokens: int, limit: int 
     return longest
 
 
+class Verifier(Protocol):
+    """What gives verdicts: an engine, or a model behind an address."""
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        """The prompt of a conversation, in a form that `generate` takes."""
+
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int) -> Iterator[tuple[int, Output]]:
+        """See `Engine.generate`."""
+
+
 class Engine(Protocol):
     """Generates for any number of prompts."""
 
