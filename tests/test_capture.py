@@ -160,3 +160,16 @@ def test_captured_states_contain_the_steering(tiny_run):
         assert torch.equal(before.mean_state[:2], after.mean_state[:2])
         torch.testing.assert_close(after.mean_state[2], before.mean_state[2] + 0.5 * vector[2])
         assert not torch.allclose(before.mean_state[3:], after.mean_state[3:])
+
+
+def test_states_of_a_model_that_was_compiled_before(tiny_model, tiny_run, tiny_tokenizer):
+    torch._dynamo.reset()
+    model = copy.deepcopy(tiny_model("llama"))
+    model.generation_config.eos_token_id = [0, 17, 29, 41, 73, 88]
+    model.compile(backend="eager")
+    engine = TransformersEngine(model, tiny_tokenizer, batch_size=8)
+    dict(engine.generate(TINY_PROMPTS, max_new_tokens=20))  # compiled here, without hooks
+    outputs = dict(engine.generate(TINY_PROMPTS, max_new_tokens=20, capture_states=True))
+    for i, expected in enumerate(tiny_run("llama", 8)[1]):
+        assert torch.equal(outputs[i].mean_state, expected.mean_state)
+    torch._dynamo.reset()

@@ -419,6 +419,132 @@ def test_model_is_plain_between_two_answers_and_after_an_abandoned_run(tiny):
     assert hooks(bench.model) == 0
 
 
+# --- Compiled models, and ways to generate
+
+
+def compiled(model: torch.nn.Module, how: str, layer_idx: int) -> Any:
+    """What to call, compiled by Dynamo without a backend: it decides whether hooks are seen."""
+    if how == "wrapped":
+        return torch.compile(model, backend="eager")
+    if how == "in place":
+        model.compile(backend="eager")
+    elif how == "forward":
+        model.forward = torch.compile(model.forward, backend="eager")
+    elif how == "block in place":
+        llama_blocks(model)[layer_idx].compile(backend="eager")
+    else:
+        llama_blocks(model)[layer_idx] = torch.compile(llama_blocks(model)[layer_idx], backend="eager")
+    return model
+
+
+@pytest.fixture
+def dynamo():
+    """Forget what other tests compiled, and what this one does."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place", "forward", "block in place", "block wrapped"])
+def test_a_model_that_was_compiled_before_is_steered_and_stays_compiled(tiny, dynamo, how):
+    bench = tiny("llama")
+    steering = bench.steering("middle", "residual", None)
+    inputs = padded(bench)
+    with torch.no_grad():
+        with steer(bench.model, steering):
+            expected = bench.model(**inputs).logits
+        model = copy.deepcopy(bench.model)
+        call = compiled(model, how, steering.layer_idx)
+        plain = call(**inputs).logits
+        with steer(model, steering):
+            assert torch.equal(call(**inputs).logits, expected)
+            with steer(model, replace(steering, layer_idx=0)):
+                twice = call(**inputs).logits
+            assert not torch.equal(twice, expected)
+            assert torch.equal(call(**inputs).logits, expected)
+        assert torch.equal(call(**inputs).logits, plain)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            assert torch.equal(call(**inputs).logits, plain)
+
+
+def test_the_wrapper_that_torch_compile_returns_is_steered(tiny, dynamo):
+    bench = tiny("llama")
+    inputs = padded(bench)
+    model = torch.compile(copy.deepcopy(bench.model), backend="eager")
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        with steer(model, bench.steering("middle", "residual", None)):
+            assert not torch.equal(model(**inputs).logits, plain)
+        assert torch.equal(model(**inputs).logits, plain)
+
+
+def test_a_static_cache_for_which_generate_compiles_by_itself(tiny, dynamo):
+    """As on CUDA; a switch of transformers' own tests makes it compile on every device."""
+    from transformers import CompileConfig
+
+    bench = replace(tiny("llama"), model=copy.deepcopy(tiny("llama").model))
+    config = CompileConfig(backend="eager", fullgraph=False, mode=None)
+    config._compile_all_devices = True
+    static = {"cache_implementation": "static", "compile_config": config}
+    inputs = padded(bench)
+    options = {"max_new_tokens": bench.max_new_tokens, "do_sample": False}
+    steering = bench.steering("middle", "residual", None)
+    plain = bench.model.generate(**inputs, **options, **static)
+    assert bench.model._compiled_call is not None
+    with steer(bench.model, steering):
+        expected = bench.model.generate(**inputs, **options)
+        assert torch.equal(bench.model.generate(**inputs, **options, **static), expected)
+    assert not torch.equal(expected, plain)
+    assert torch.equal(bench.model.generate(**inputs, **options, **static), plain)
+
+
+@pytest.mark.parametrize("given", ["argument", "configuration", "the model's own"])
+@pytest.mark.parametrize(
+    "option",
+    [{"use_cache": False}, {"prefill_chunk_size": 2}, {"prompt_lookup_num_tokens": 2}, {"assistant_early_exit": 2}],
+    ids=lambda option: next(iter(option)),
+)
+def test_ways_to_generate_that_do_not_end_at_the_emitting_position_are_refused(tiny, option, given):
+    from transformers import GenerationConfig
+
+    bench = replace(tiny("llama"), model=copy.deepcopy(tiny("llama").model), prompts=FEW_PROMPTS[:1])
+    inputs = padded(bench)
+    arguments = {"max_new_tokens": 4, "do_sample": False}
+    if given == "argument":
+        arguments |= option
+    elif given == "configuration":
+        arguments = {"generation_config": GenerationConfig(**arguments, **option)}
+    else:
+        bench.model.generation_config.update(**option)
+    [(name, value)] = option.items()
+    with steer(bench.model, bench.steering("middle", "residual", None)):
+        with pytest.raises(UserError, match=f"{name}={value!r}") as caught:
+            bench.model.generate(**inputs, **arguments)
+        assert "\n" not in str(caught.value)
+    assert bench.model.generate(**inputs, **arguments).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_an_assistant_and_continuous_batching_are_refused_and_only_inside_the_block(tiny):
+    bench = replace(tiny("llama"), model=copy.deepcopy(tiny("llama").model), prompts=FEW_PROMPTS[:1])
+    inputs = padded(bench)
+    steering = bench.steering("middle", "residual", None)
+    methods = {name: getattr(bench.model, name) for name in ("generate", "init_continuous_batching")}
+    with steer(bench.model, steering), steer(bench.model, replace(steering, layer_idx=0)):
+        with pytest.raises(UserError, match="assistant_model"):
+            bench.model.generate(**inputs, max_new_tokens=4, assistant_model=bench.model)
+        with pytest.raises(UserError, match="generate_batch"):
+            bench.model.generate_batch([bench.ids[0]])
+    assert {name: getattr(bench.model, name) for name in methods} == methods
+    assert not set(methods) & set(vars(bench.model))
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"do_sample": True}, {"use_cache": True}], ids=str)
+def test_other_ways_to_generate_are_not_refused(tiny, options):
+    bench = tiny("llama")
+    with steer(bench.model, bench.steering("middle", "residual", None)):
+        assert len(bench.model.generate(**padded(bench), max_new_tokens=4, **options)) == len(bench.prompts)
+
+
 # --- What was done is tallied
 
 

@@ -9,16 +9,24 @@ data set and no decoding loop. Around a plain generate (left padding, KV cache o
         model.generate(**inputs)
 
 Every forward pass chooses one token a row, from the last position of its input: that is the emitting
-position, the only one touched. Earlier positions of the prompt stay as they are.
+position, the only one touched. Earlier positions of the prompt stay as they are. Ways to decode in which this does
+not hold are refused inside the block where `generate` or `generate_batch` is asked for them: no cache, a prompt in
+chunks, drafted tokens, continuous batching. They cannot be noticed in a decoding loop of the caller's own, in a
+`custom_generate`, or in right-padded batches; there the caller has to avoid them.
+
+A model or block that was compiled before runs without its compiled code inside the block, because compiled code does
+not call a hook that was added later. After the block the compiled code is used again.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +38,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALPHA_SCALES = ("raw", "unit", "residual")
+SEVERAL_POSITIONS = (
+    "prefill_chunk_size",
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "use_mtp",
+)
+"""Options of generate with which one forward pass does not choose one token from its last position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +184,13 @@ def steer(model: PreTrainedModel, steering: Steering, *, traces: RowTraces | Non
     """Steer everything the model generates inside the block; the hook is gone after it, come what may.
 
     Args:
-        model: any decoder-only transformers model; its weights may be spread over devices.
+        model: any decoder-only transformers model, compiled or not; its weights may be spread over devices.
         steering: checked against the model before anything is hooked.
         traces: collects what was done to each row; see `RowTraces`.
 
     Raises:
-        UserError: layer or vector do not fit the model.
+        UserError: layer or vector do not fit the model; inside the block, `generate` was asked to decode in a way
+            in which a pass does not end at the emitting position.
     """
     blocks = decoder_blocks(model)
     vector = layer_vector(model, steering)
@@ -193,9 +210,69 @@ def steer(model: PreTrainedModel, steering: Steering, *, traces: RowTraces | Non
 
     handle = block.register_forward_hook(hook)
     try:
-        yield
+        with without_compiled_code(), _refusing_other_decoding(model):
+            yield
     finally:
         handle.remove()
+
+
+def without_compiled_code() -> AbstractContextManager[None]:
+    """Run every module eagerly inside the block, so that hooks are called: compiled code skips those added later."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _refusing_other_decoding(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model's own decoding methods refuse, inside the block, what `steer` is not defined for.
+
+    A forward pass does not tell how its tokens are used, so the methods are replaced and not the pass inspected.
+    """
+    inner = getattr(model, "_orig_mod", model)  # torch.compile's wrapper passes methods on to this module
+    before = {name: vars(inner).get(name) for name in ("generate", "init_continuous_batching") if hasattr(inner, name)}
+    if "generate" in before:
+        inner.generate = _checked(inner.generate, inner)
+    if "init_continuous_batching" in before:
+        inner.init_continuous_batching = _refuse_continuous_batching
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            delattr(inner, name)
+            if method is not None:  # another block's, around this one
+                setattr(inner, name, method)
+
+
+def _checked(generate: Callable[..., Any], model: PreTrainedModel) -> Callable[..., Any]:
+    """The same generate; a UserError for options with which a pass does not end at the emitting position."""
+    names = list(inspect.signature(generate).parameters)
+
+    @functools.wraps(generate)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        configs = [given.get("generation_config"), getattr(model, "generation_config", None)]
+        sources = [given, *(vars(config) for config in configs if config is not None)]  # transformers' own priority
+
+        def value(name: str) -> Any:
+            return next((source[name] for source in sources if source.get(name) is not None), None)
+
+        refused = {name: value(name) for name in SEVERAL_POSITIONS if value(name)}
+        if value("use_cache") is False:
+            refused["use_cache"] = False
+        for name, asked in refused.items():
+            shown = type(asked).__name__ if name == "assistant_model" else repr(asked)
+            raise UserError(
+                f"generate with {name}={shown} cannot be steered: a forward pass has to end at the one position that "
+                f"chooses a token; leave out {name}, with the KV cache on"
+            )
+        return generate(*args, **kwargs)
+
+    return checked
+
+
+def _refuse_continuous_batching(*_args: Any, **_kwargs: Any) -> NoReturn:
+    raise UserError(
+        "generate_batch cannot be steered: continuous batching packs several sequences into one row; use generate"
+    )
 
 
 def layer_vector(model: PreTrainedModel, steering: Steering) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from als.models import decoder_blocks, residual_stream
+from als.steering import without_compiled_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +61,8 @@ def sum_states(model: PreTrainedModel, states: StateSums) -> Iterator[None]:
 
     handles = [block.register_forward_hook(hook(layer)) for layer, block in enumerate(decoder_blocks(model))]
     try:
-        yield
+        with without_compiled_code():
+            yield
     finally:
         for handle in handles:
             handle.remove()
