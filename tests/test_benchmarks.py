@@ -221,6 +221,103 @@ def test_aime_in_both_spellings_and_split_names(tmp_path: Path) -> None:
         assert (problem.question, problem.gold) == ("Find $m+n$.", "33")
 
 
+# ------------------------------------------------------------------------------------------ copies of hub data sets
+
+
+def write_parquet(path: Path, rows: list[dict[str, object]]) -> Path:
+    import pandas
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pandas.DataFrame(rows).to_parquet(path)
+    return path
+
+
+OTHER_ROWS: list[dict[str, object]] = [{"question": "Another?", "answer": "#### 5"}]
+SHARD = "00000-of-00001.parquet"
+
+
+@pytest.mark.parametrize(
+    ("test", "train"),
+    [
+        (f"main/test-{SHARD}", f"main/train-{SHARD}"),
+        (f"data/test-{SHARD}", f"data/train-{SHARD}"),
+        (f"test-{SHARD}", f"train-{SHARD}"),
+        ("data/test-00000-of-00001-a09b74b3ef9c3b56.parquet", "data/train-00000-of-00001-0123456789abcdef.parquet"),
+        ("main/test/0000.parquet", "main/train/0000.parquet"),
+    ],
+)
+def test_a_copy_of_a_hub_data_set(tmp_path: Path, test: str, train: str) -> None:
+    folder = tmp_path / "gsm8k"
+    test_file, train_file = write_parquet(folder / test, GSM8K_ROWS), write_parquet(folder / train, OTHER_ROWS)
+    (folder / ".cache" / "huggingface" / "download").mkdir(parents=True)  # what the download tool leaves beside it
+    (folder / ".cache" / "huggingface" / "download" / f"{test_file.name}.metadata").write_text("abc\n")
+    check_gsm8k(folder)
+    assert [p.question for p in load_problems(str(folder), split="train")] == ["Another?"]
+    assert "which has: test, train" in refusal(folder, "dev")
+    train_file.unlink()
+    sentence = refusal(folder, "train")
+    assert "--split 'train'" in sentence
+    assert "which has: test" in sentence
+
+
+def test_a_file_of_a_copy_is_held_against_its_split(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "gsm8k" / "main" / f"test-{SHARD}", GSM8K_ROWS)
+    check_gsm8k(path)
+    assert "'test' split, but --split is 'train'" in refusal(path, "train")
+
+
+def test_the_configuration_that_the_hub_id_means(tmp_path: Path) -> None:
+    """GSM8K's hub repository has two; its page names them, and a copy may lack the page."""
+    folder = tmp_path / "gsm8k"
+    write_parquet(folder / "main" / f"test-{SHARD}", GSM8K_ROWS)
+    write_parquet(folder / "socratic" / f"test-{SHARD}", OTHER_ROWS)
+    check_gsm8k(folder)
+    configs = [
+        f"- config_name: {name}\n  data_files:\n  - split: test\n    path: {name}/test-*\n"
+        for name in ("main", "socratic")
+    ]
+    (folder / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    check_gsm8k(folder)
+    assert [p.question for p in load_problems(str(folder / "socratic"), split="test", benchmark="gsm8k")] == [
+        "Another?"
+    ]
+    for name in ("main", "socratic"):  # the same configurations, found by the page alone
+        (folder / name).rename(folder / f"of_{name}")
+    (folder / "README.md").write_text((folder / "README.md").read_text().replace("path: ", "path: of_"))
+    check_gsm8k(folder)
+
+
+def test_parts_of_a_split_are_joined_in_order_and_none_may_be_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "gsm8k"
+    for part, row in enumerate(GSM8K_ROWS):
+        write_parquet(folder / "data" / f"test-0000{part}-of-00002.parquet", [row])
+    check_gsm8k(folder)
+    (folder / "data" / "test-00000-of-00002.parquet").unlink()
+    sentence = refusal(folder)
+    assert "1 of 2" in sentence
+    assert "'test'" in sentence
+
+
+def test_files_of_a_split_that_do_not_belong_together_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(tmp_path / "gsm8k" / "easy" / f"test-{SHARD}", GSM8K_ROWS)
+    write_parquet(tmp_path / "gsm8k" / "hard" / f"test-{SHARD}", OTHER_ROWS)
+    monkeypatch.chdir(tmp_path)
+    sentence = refusal("./gsm8k")
+    assert f"easy/test-{SHARD}" in sentence
+    assert f"hard/test-{SHARD}" in sentence
+
+
+def test_copies_of_the_other_data_sets(tmp_path: Path) -> None:
+    """As they lie on the hub: AIME 2024 is one file that names no split, MATH-500 a plain test.jsonl."""
+    rows: list[dict[str, object]] = [{"ID": "2024-I-1", "Problem": "Find $m+n$.", "Solution": "", "Answer": 33}]
+    write_parquet(tmp_path / "AIME_2024" / "aime_2024_problems.parquet", rows)
+    assert [p.gold for p in load_problems(str(tmp_path / "AIME_2024"), split="test")] == ["33"]
+    write_lines(tmp_path / "MATH-500" / "test.jsonl", MATH_ROWS)
+    assert len(load_problems(str(tmp_path / "MATH-500"), split="test")) == 2
+
+
 # ------------------------------------------------------------------------------------------ refusals
 
 

@@ -122,4 +122,4 @@ def _test_rows_beside(known: Benchmark, dataset: str) -> list[Located]:
     path = Path(dataset).expanduser()
     if not path.exists():
         return read_rows(known, dataset, "test")
-    return read_local(path.parent if path.is_file() else path, ("test",))
+    return read_local(path.parent if path.is_file() else path, ("test",), known.config_of_split("test"))

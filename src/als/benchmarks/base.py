@@ -4,6 +4,7 @@ It knows no single data set's columns (those are in the file of each data set) a
 (`sources`); it knows no prompt and no model.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ Row = Mapping[str, Any]
 Located = tuple[str, Row]  # where the row is, in words for a message; the row
 
 SPLIT_LABELS = ("train", "test", "validation", "valid", "val", "dev")
+_PART = re.compile(r"_\d+_of_\d+(_[0-9a-f]+)?$")
 
 
 class BadRow(Exception):
@@ -76,6 +78,11 @@ class Benchmark:
         if split not in self.splits:
             raise UserError(unknown_split(split, self.name, self.splits))
 
+    def config_of_split(self, split: str) -> str | None:
+        """Which of the hub repository's configurations a split is taken from; None where it has one only."""
+        source = self.sources.get(split)
+        return None if source is None else source.config
+
     def names_of_split(self, split: str) -> tuple[str, ...]:
         """What a copy may call this split: the name asked for, then the one that it has on the hub."""
         source = self.sources.get(split)
@@ -88,8 +95,11 @@ def normalise(name: str) -> str:
 
 
 def split_label(stem: str) -> str | None:
-    """The split that a file's name without its ending speaks of: "train", "gsm8k_test" -> "train", "test"."""
-    last = normalise(stem).rsplit("_", 1)[-1]
+    """The split that a file's name without its ending speaks of: "train", "gsm8k_test" -> "train", "test".
+
+    The number of a part, as in the hub's "test-00000-of-00001", is left out first.
+    """
+    last = _PART.sub("", normalise(stem)).rsplit("_", 1)[-1]
     return last if last in SPLIT_LABELS else None
 
 

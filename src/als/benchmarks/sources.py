@@ -1,4 +1,4 @@
-"""Where rows come from: a local file, a folder, a save_to_disk folder, or the hub.
+"""Where rows come from: a local file, a folder, a save_to_disk folder, a local copy of a hub repository, or the hub.
 
 It turns a place and a split into rows, each with words for where it came from, so that a bad row can be named.
 It knows no data set's columns.
@@ -9,6 +9,7 @@ Plain text formats are read here rather than by the `datasets` library, because 
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +25,9 @@ def read_rows(benchmark: Benchmark, dataset: str, split: str) -> list[Located]:
     Raises:
         UserError: no such path, no such split, an unreadable file, a hub out of reach.
     """
-    names = benchmark.names_of_split(split)
+    names, config = benchmark.names_of_split(split), benchmark.config_of_split(split)
     if Path(dataset).expanduser().exists():
-        return read_local(Path(dataset).expanduser(), names)
+        return read_local(Path(dataset).expanduser(), names, config)
     if is_path(dataset):
         raise UserError(
             f"--dataset {dataset!r} does not exist: give an existing file or folder, or the id of a data set "
@@ -34,7 +35,7 @@ def read_rows(benchmark: Benchmark, dataset: str, split: str) -> list[Located]:
         )
     source = benchmark.source(dataset.rstrip("/"), split)
     if Path(source.id).is_dir():
-        return read_local(Path(source.id), names)
+        return read_local(Path(source.id), names, config)
     return read_hub(source)
 
 
@@ -44,19 +45,20 @@ def is_path(dataset: str) -> bool:
     return looks or Path(dataset).suffix.casefold() in READERS
 
 
-def read_local(path: Path, names: Sequence[str]) -> list[Located]:
-    """The rows of a split from a file, a folder with a file for each split, or a save_to_disk folder.
+def read_local(path: Path, names: Sequence[str], config: str | None) -> list[Located]:
+    """The rows of a split from a file, a folder with a file for each split, a save_to_disk folder, or a hub copy.
 
     Args:
         path: the file or folder, which exists.
         names: what the split may be called, the one asked for first.
+        config: which configuration of a hub copy that has several.
     """
     if path.is_file():
         _check_label(path, names)
         return _read_file(path)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return _read_saved(path, names)
-    return _read_folder(path, names)
+    return _read_folder(path, names, config)
 
 
 def _check_label(path: Path, names: Sequence[str]) -> None:
@@ -83,21 +85,70 @@ def _read_file(path: Path) -> list[Located]:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): check the file") from error
 
 
-def _read_folder(path: Path, names: Sequence[str]) -> list[Located]:
+def _read_folder(path: Path, names: Sequence[str], config: str | None) -> list[Located]:
     files = sorted(file for file in path.iterdir() if file.suffix.casefold() in READERS)
     for name in names:
         matching = [file for file in files if file.stem == name]
         if len(matching) > 1:
-            listed = ", ".join(file.name for file in matching)
-            raise UserError(
-                f"--dataset {str(path)!r} has {len(matching)} files for --split {name!r} ({listed}): "
-                "give the one you mean as --dataset"
-            )
+            raise UserError(_several_files(path, name, matching))
         if matching:
             return _read_file(matching[0])
+    if config is not None and (path / config).is_dir():
+        return _read_folder(path / config, names, None)
+    return _read_hub_copy(path, names, config, stems=[file.stem for file in files])
+
+
+def _read_hub_copy(path: Path, names: Sequence[str], config: str | None, *, stems: Sequence[str]) -> list[Located]:
+    """The rows of a split from a folder laid out as a hub repository, with one or several files a split."""
+    splits = _split_files(path, config)
+    for name in names:
+        if name in splits:
+            _check_parts(path, name, splits[name])
+            return [row for file in splits[name] for row in _read_file(file)]
     raise UserError(
-        unknown_split(names[0], f"the folder {str(path)!r}", dict.fromkeys(file.stem for file in files))
+        unknown_split(names[0], f"the folder {str(path)!r}", sorted(splits) or stems)
         + f" or put a file {names[0]}.jsonl, .json, .parquet or .csv there"
+    )
+
+
+def _split_files(path: Path, config: str | None) -> dict[str, list[Path]]:
+    """split -> its files, by the rules of the `datasets` library: names of files and folders, or the README's list."""
+    import tempfile
+
+    from datasets import get_dataset_config_names, load_dataset_builder
+
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            known = get_dataset_config_names(str(path), cache_dir=cache)
+            builder = load_dataset_builder(str(path), config if config in known else None, cache_dir=cache)
+        except FileNotFoundError:  # no file of a kind that it reads
+            return {}
+        except Exception as error:  # its kind depends on what is wrong, and on the library's version
+            raise UserError(
+                f"the files of the folder {str(path)!r} cannot be told apart ({first_line(error)}): "
+                "give the file or the sub-folder that you mean as --dataset"
+            ) from error
+    return {str(split): [Path(file) for file in files] for split, files in (builder.config.data_files or {}).items()}
+
+
+def _check_parts(path: Path, split: str, files: Sequence[Path]) -> None:
+    """Refuse files that are not the parts of one whole, as in test-00000-of-00002 and test-00001-of-00002."""
+    wholes = {(file.parent, re.sub(r"\d+(-of-\d+)?(-[0-9a-f]+)?$", r"\1", file.stem)) for file in files}
+    if len(wholes) > 1:
+        raise UserError(_several_files(path, split, files))
+    of = re.search(r"-of-(\d+)$", wholes.pop()[1])
+    if of and len(files) != int(of[1]):
+        raise UserError(
+            f"--dataset {str(path)!r} has {len(files)} of {int(of[1])} parts of --split {split!r}: get the others too"
+        )
+
+
+def _several_files(path: Path, split: str, files: Sequence[Path]) -> str:
+    shown = [file.name if file.parent == path else f"{file.parent.name}/{file.name}" for file in files[:5]]
+    listed = ", ".join(shown + ["..."] * (len(files) > 5))
+    return (
+        f"--dataset {str(path)!r} has {len(files)} files for --split {split!r} ({listed}): "
+        "give the one you mean as --dataset"
     )
 
 
