@@ -2,8 +2,11 @@
 
 import os
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,22 +49,119 @@ def test_there_are_recipes() -> None:
     assert scripts == RECIPES
 
 
-@pytest.mark.parametrize("settings", [{}, PAPER], ids=["default", "paper"])
+DEFAULTS = {
+    "MODEL": str(ROOT / ".cache" / "SmolLM2-135M-Instruct"),
+    "DATASETS": "arithmetic",
+    "PROMPTS": "0 1",
+    "LABEL_BY": "answer",
+    "N_TRAIN": "96",
+    "N_TEST": "96",
+    "MAX_NEW_TOKENS": "256",
+}
+SETTINGS = {
+    "default": {},
+    "paper": PAPER,
+    "one of each": {"DATASETS": "openai/gsm8k", "PROMPTS": "1", "N_TEST": "7", "MAX_NEW_TOKENS": "33"},
+    "prompt 0": {"MODEL": "some/model", "PROMPTS": "0", "N_TRAIN": "12", "LABEL_BY": "verifiers"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_command_parses(recipe: str, settings: dict[str, str], tmp_path: Path) -> None:
-    printed = commands(recipe, **settings, OUTPUT_DIR=str(tmp_path))
-    assert printed
+def test_every_command_parses_to_the_settings(recipe: str, settings: dict[str, str], tmp_path: Path) -> None:
+    printed = commands(recipe, **settings, OUTPUT_DIR=str(tmp_path), VECTORS=str(tmp_path / "vectors"))
+    wanted = DEFAULTS | settings
+    read = {"datasets": set[str](), "prompts": set[int](), "vectors": set[str](), "written": set[str]()}
     for python, script, *arguments in printed:
         assert python == "python"
         assert Path(script).is_file()
         if Path(script).name == "show_runs.py":
             assert all("_eval/prompt_" in folder for folder in arguments)
+            assert all(Path(folder).is_relative_to(tmp_path) for folder in arguments)
             continue
         if "--settings" in arguments:  # a sweep's choice, which has not been made
             chosen = Path(arguments[arguments.index("--settings") + 1])
             chosen.parent.mkdir(parents=True, exist_ok=True)
             chosen.write_text('{"alpha": 0.1}')
-        parse(COMMANDS[Path(script).name], arguments, prog="", description="")
+        config = parse(COMMANDS[Path(script).name], arguments, prog="", description="")
+        if isinstance(config, compute_steering_vector.Config):
+            read["written"].add(config.output_file)
+        elif not isinstance(config, compare_runs.Config):
+            check_run(config, wanted, tmp_path)
+            read["datasets"].add(config.dataset)
+            prompts = getattr(config, "prompts_to_run", None) or (config.solver_prompt_idx,)
+            read["prompts"] |= set(prompts)
+            if template := getattr(config, "vector_name_template", None):
+                read["vectors"] |= {template.replace("{prompt_idx}", str(idx)) for idx in prompts}
+    assert read["datasets"] == set(wanted["DATASETS"].split())
+    assert read["prompts"] == set(map(int, wanted["PROMPTS"].split()))
+    if read["written"]:
+        assert read["vectors"] <= read["written"]
+        assert len(read["written"]) == len(read["datasets"]) * len(read["prompts"])
+
+
+def check_run(config: Any, wanted: dict[str, str], output: Path) -> None:
+    """A command that loads a model was given the settings, and not the defaults."""
+    assert config.model_name_or_path == wanted["MODEL"]
+    assert config.max_new_tokens == int(wanted["MAX_NEW_TOKENS"])
+    assert config.output_dir == str(output)
+    assert config.resume
+    ends = {"train": wanted["N_TRAIN"], "test": wanted["N_TEST"]}
+    if not isinstance(config, sweep.Config):
+        assert config.end_data_idx == (int(ends[config.split]) if ends[config.split] else None)
+    if isinstance(config, collect_states.Config):
+        assert config.label_by == wanted["LABEL_BY"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An active environment whose python writes down what it is asked to run, and runs nothing but `-c`."""
+    python = tmp_path / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -c ]; then exec {shlex.quote(sys.executable)} "$@"; fi\n'
+        f'echo "$@" >>{shlex.quote(str(tmp_path / "log"))}\n'
+    )
+    python.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if name != "CONDA_PREFIX"}
+    return kept | {"VIRTUAL_ENV": str(python.parents[1]), "MODEL": "some/model", "DRY_RUN": "0"}
+
+
+def test_recipes_run_in_the_active_environment_and_install_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    recipe = ROOT / "scripts" / "recipes" / "all_modes.sh"
+    settings = {"DATASETS": "openai/gsm8k", "PROMPTS": "1"}
+    done = subprocess.run(["bash", recipe], env=environment | settings, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    asked = (tmp_path / "log").read_text().splitlines()
+    assert asked == [" ".join(line[1:]) for line in commands("all_modes.sh", MODEL="some/model", **settings)]
+    assert all("/src/" in line.split()[0] or "show_runs.py" in line.split()[0] for line in asked)
+
+
+@pytest.mark.parametrize(
+    ("hide", "settings", "words"),
+    [
+        ("als", {"MODEL": "some/model"}, ["cannot import als", "pip install -e", "scripts/setup.sh"]),
+        ("", {"MODEL": ""}, ["SmolLM2-135M-Instruct", "scripts/setup.sh", "MODEL"]),
+    ],
+    ids=["not installed", "no model"],
+)
+def test_what_is_missing_is_said_in_a_sentence(
+    hide: str, settings: dict[str, str], words: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A copy of the scripts has no .venv and no model beside it; a python without site-packages has no als."""
+    copy = tmp_path / "clone" / "scripts"
+    shutil.copytree(ROOT / "scripts" / "recipes", copy / "recipes")
+    if hide:
+        python = tmp_path / "environment" / "bin" / "python"
+        python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S "$@"\n')
+    done = subprocess.run(
+        ["bash", copy / "recipes" / "baselines.sh"], env=environment | settings, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (sentence,) = done.stderr.splitlines()
+    assert all(word in sentence for word in words), sentence
+    assert not (tmp_path / "log").exists()
 
 
 def test_the_null_test_takes_the_choice_of_the_sweep(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ here=$(dirname "$0")
 bash "$here/collect_and_compute.sh"
 bash "$here/baselines.sh"
 bash "$here/als_runs.sh"
-for dataset in "${DATASETS[@]}"; do
+for dataset in "${datasets[@]}"; do
     runs=$OUTPUT_DIR/$name-$dataset
-    for prompt in "${PROMPTS[@]}"; do
+    for prompt in "${prompts[@]}"; do
         folders=()
         for mode in greedy_cot als als_gated self_consistency latentseek; do
             # als_gated knows the JSON prompt only.

@@ -7,9 +7,9 @@
 . "$(dirname "$0")/common.sh"
 bash "$(dirname "$0")/collect_and_compute.sh"
 first=${N_TRAIN:?the range that is left for choosing settings begins where that of the vector ends}
-for dataset in "${DATASETS[@]}"; do
+for dataset in "${datasets[@]}"; do
     runs=$OUTPUT_DIR/$name-$dataset
-    for prompt in "${PROMPTS[@]}"; do
+    for prompt in "${prompts[@]}"; do
         steered=(--solver_prompt_idx "$prompt" --dataset "$dataset" --vector_name_template "$(vector "$dataset")")
         run "$python" "$root/src/sweep.py" "${steered[@]}" --selection_split train \
             --selection_range "$first:$((first + ${N_SELECT:-96}))" --alphas "${ALPHAS:-0.1,0.3,0.6}" \
