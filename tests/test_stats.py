@@ -8,6 +8,7 @@ from als.stats import (
     accuracy_text,
     detectable_difference,
     holm,
+    markdown_table,
     mcnemar_p,
     mcnemar_power,
     paired_difference_interval,
@@ -35,6 +36,16 @@ def test_table_lines_up() -> None:
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
     assert "31.2 % [22.9, 41.1]" in lines[2]
+
+
+def test_a_bar_in_a_cell_is_escaped() -> None:
+    """A run's name may hold one, since a folder's may."""
+    assert markdown_table(("a|b", "n"), [("x|y|z", "1"), ("w", "22")]).splitlines() == [
+        r"| a\|b    |  n |",
+        "|---------|---:|",
+        r"| x\|y\|z |  1 |",
+        "| w       | 22 |",
+    ]
 
 
 def simulated(rng: np.random.Generator, n: int, helped: float, harmed: float) -> tuple[list[bool], list[bool]]:

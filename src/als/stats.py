@@ -201,6 +201,7 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table that lines up as plain text too: the first column to the left, numbers to the right."""
+    head, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]  # a bar would begin a cell
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:

@@ -259,9 +259,12 @@ def _log_kept(folder: RunFolder) -> Iterator[Any]:
 
 
 def _shown(line: ResultLine) -> str:
-    """One answer for the terminal; control characters of the model's text are escaped."""
+    """One answer for the terminal; control characters of question and completion are escaped."""
     from termcolor import colored
 
-    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in line.completion)
+    question, text = (
+        "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in raw)
+        for raw in (line.question, line.completion)
+    )
     verdict = colored("right", "green") if line.correct else colored("wrong", "red")
-    return f"[{line.index}] {line.question}\n{text}\n-> {line.answer!r}, gold {line.gold!r}: {verdict}\n"
+    return f"[{line.index}] {question}\n{text}\n-> {line.answer!r}, gold {line.gold!r}: {verdict}\n"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-INSTALL = "pip install 'als-steering[vllm]'"
+INSTALL = "pip install -e '.[vllm]', in the folder of this toolkit,"
 CPU_CACHE_BYTES = 4 * 2**30
 """What keys and values may take on a CPU, where vLLM's own default would be nearly all of the machine's memory."""
 
