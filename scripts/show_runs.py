@@ -26,6 +26,7 @@ def main() -> int:
 
 def row(folder: Path) -> tuple[str, dict[str, object]]:
     """A run's name and summary."""
+    folder = folder.expanduser()
     return f"{read_json(folder / CONFIG)['mode']} {folder.name}", read_json(folder / SUMMARY)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import pytest
 
 from als.cli import (
     collect_states,
+    compare_runs,
     compute_steering_vector,
     create_chart,
     create_subsets,
@@ -20,6 +24,7 @@ from als.cli import (
     null_test,
     sweep,
 )
+from als.cli.options import Terminated, run_command
 from conftest import TINY_HIDDEN as HIDDEN
 from conftest import TINY_LAYERS as LAYERS
 
@@ -316,6 +321,81 @@ def test_out_of_memory_says_which_option_lowers_it(tiny_path, here) -> None:
     assert done.returncode == 2, done.stderr
     assert "--batch_size" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+ONE_COMMAND = {
+    "main": (main, ("--generation_mode", "greedy_cot", "--model_name_or_path", "x", "--dataset", "x")),
+    "collect_states": (collect_states, ("--model_name_or_path", "x", "--dataset", "x")),
+    "compute_steering_vector": (compute_steering_vector, ("--states_dir", "x", "--output_file", "v.pt")),
+    "create_subsets": (create_subsets, ("--dataset_name", "arithmetic", "--n_samples", "1")),
+    "create_chart": (create_chart, ("--log_file", "x.pt")),
+    "compare_runs": (compare_runs, ("a", "b")),
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 1),
+        (MemoryError(), 2),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("name", ONE_COMMAND)
+def test_only_options_that_a_command_has_are_advised(name, error, code, here, capsys) -> None:
+    """Every flag that the sentence names is read by the command's own parser."""
+    command, arguments = ONE_COMMAND[name]
+
+    def fail(_config) -> int:
+        raise error
+
+    assert run_command(command.Config, fail, arguments, prog=name, description="") == code
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1
+    flags = set(re.findall(r"--(\w+)", sentence))
+    known = {field.name for field in dataclasses.fields(command.Config)}
+    assert flags <= known, sentence
+    assert ("--resume" in sentence) == (name in ("main", "collect_states"))
+    if isinstance(error, MemoryError):
+        assert ("--batch_size" in sentence) == (name in ("main", "collect_states"))
+        assert ("--method" in sentence) == (name == "compute_steering_vector")
+
+
+def test_a_home_folder_is_expanded_in_every_path(tiny_path, vector, here, monkeypatch, capsys) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("HOME", str(here / "home"))
+    home = here / "home"
+    assert run(create_subsets, "--dataset_name", "arithmetic", "--n_samples", "2", "--output_dir", "~/subsets") == 0
+    (home / "first.txt").write_text("0\n1\n")
+    assert run(main, *greedy(tiny_path, "--fixed_subset_path", "~/first.txt", "--output_dir", "~/output")) == 0
+    (log,) = home.glob("output/*/greedy_cot_eval/prompt_0_first/logistics.pt")
+    log = f"~/{log.relative_to(home)}"
+    assert run(create_chart, "--log_file", log, "--output_dir", "~/charts") == 0
+    assert len(list((home / "charts").iterdir())) == 2
+    for i in range(8):
+        (home / "hidden_states").mkdir(exist_ok=True)
+        state = torch.randn(LAYERS, HIDDEN, generator=torch.Generator().manual_seed(i))
+        save_file({"mean_state": state}, home / "hidden_states" / f"idx_{i}_{'good' if i % 2 else 'bad'}.safetensors")
+    states = ("--states_dir", "~/hidden_states")
+    assert run(compute_steering_vector, *states, "--output_file", "~/v.pt") == 0
+    shuffled = ("--control", "shuffled", *states, "--prompts_to_run", "0", "--output_dir", "~/output")
+    assert run(main, *als(tiny_path, "~/v.pt", *shuffled)) == 0
+    assert not list(here.rglob("~")), capsys.readouterr().err
+
+
+def test_a_question_is_shown_without_its_control_characters(tiny_path, here, capsys) -> None:
+    row = {"question": "What is\x1b[2J\r 1 + 1?\nSay it.", "answer": "2"}
+    (here / "arithmetic").mkdir()
+    (here / "arithmetic" / "test.jsonl").write_text(json.dumps(row) + "\n")
+    data = ("--dataset", str(here / "arithmetic"), "--prompts_to_run", "0", "--verbose")
+    assert run(main, *greedy(tiny_path, *data)) == 0
+    shown = capsys.readouterr()
+    assert "[0] What is\\x1b[2J\\r 1 + 1?\nSay it." in shown.out + shown.err
+    assert "\x1b[2J" not in shown.out + shown.err
 
 
 @pytest.mark.parametrize("command", ["main", "collect_states", "compute_steering_vector", "sweep", "null_test"])

@@ -282,7 +282,7 @@ def test_a_sweep_tries_the_grid_chooses_and_leaves_the_test_alone(here, options,
     doses = {float(row["mean_relative_dose"]) for row in rows if row["alpha_scale"] == "residual"}
     assert max(doses) == pytest.approx(0.5, abs=1e-4)
     said = capsys.readouterr().out
-    (command,) = [line.strip() for line in said.splitlines() if line.strip().startswith("python src/main.py")]
+    (command,) = [line.strip() for line in said.splitlines() if line.strip().startswith("als-run ")]
     assert "--settings" in command
     assert "--split" not in command
 
@@ -293,11 +293,45 @@ def test_the_printed_command_runs_the_choice_on_the_test(here, options, capsys) 
     grid = ["--alphas", "0.5", "--layers", "1", "--thresholds", "none", "--scales", "residual"]
     assert sweep.main([*options, *grid, "--selection_range", "0:2"]) == 0
     said = capsys.readouterr().out
-    (command,) = [line.strip() for line in said.splitlines() if line.strip().startswith("python src/main.py")]
-    assert main.main(shlex.split(command)[2:]) == 0
+    (command,) = [line.strip() for line in said.splitlines() if line.strip().startswith("als-run ")]
+    assert main.main(shlex.split(command)[1:]) == 0
     written = read_json(RUNS / "als_eval/prompt_0_alpha0.5_residual_layer1_taunone/config.json")
     assert (written["split"], written["alpha"], written["layer_idx"]) == ("test", 0.5, 1)
     assert (written["alpha_scale"], written["similarity_threshold"]) == ("residual", None)
+
+
+@pytest.mark.parametrize("started_as", ["src/sweep.py", "entry point on the path", "entry point elsewhere"])
+def test_the_printed_command_is_one_that_is_there(started_as, here, options, capsys, monkeypatch) -> None:
+    """From a checkout the script beside this one; from an installed package the entry point, which may be off PATH."""
+    (here / "bin").mkdir()
+    for name in ("als-sweep", "als-run"):
+        (here / "bin" / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(here / "bin" if started_as == "entry point on the path" else here))
+    monkeypatch.setattr("sys.argv", ["src/sweep.py" if started_as == "src/sweep.py" else str(here / "bin/als-sweep")])
+    grid = ["--alphas", "0.5", "--layers", "1", "--thresholds", "none", "--scales", "residual"]
+    assert sweep.main([*options, *grid, "--selection_range", "0:2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    (command,) = [line.strip() for line in said if "--settings" in line]
+    expected = {
+        "src/sweep.py": "python src/main.py --",
+        "entry point on the path": "als-run --",
+        "entry point elsewhere": f"{here}/bin/als-run --",
+    }
+    assert command.startswith(expected[started_as])
+
+
+def test_a_sweep_advises_what_moves_its_runs(here, options, capsys) -> None:
+    """--run_name names the sweep, while its runs lie in main's folders."""
+    grid = ["--alphas", "0.5", "--layers", "1", "--thresholds", "none", "--scales", "residual"]
+    arguments = [*options, *grid, "--selection_range", "0:2"]
+    assert sweep.main(arguments) == 0
+    for changed in ([], ["--run_name", "other"], ["--resume", "--seed", "7"]):
+        capsys.readouterr()
+        assert sweep.main([*arguments, *changed]) == 2
+        sentence = capsys.readouterr().err
+        assert "--run_name" not in sentence
+        assert "--output_dir" in sentence
+    assert sweep.main([*arguments, "--output_dir", "elsewhere"]) == 0
 
 
 def test_a_sweep_goes_on_and_can_end_with_the_test(here, options, capsys) -> None:
@@ -319,7 +353,7 @@ def test_two_processes_share_a_sweep_and_the_last_one_chooses(here, options, cap
     assert not (RUNS / "als_sweep/prompt_0/chosen.json").exists()
     assert sweep.main([*arguments, "--shard", "2/2"]) == 0
     said = capsys.readouterr().out
-    assert "--shard" not in said[said.index("python src/main.py") :]
+    assert "--shard" not in said[said.index("als-run") :]
     assert read_json(RUNS / "als_sweep/prompt_0/chosen.json")["n"] == 4
     assert sweep.main([*arguments, "--shard", "1/2", "--final", "--resume"]) == 2
 

@@ -67,7 +67,7 @@ def read_log(path: Path | str) -> RunLog:
     Raises:
         UserError: no such file, or one that holds something else than a run's two lists.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     content = load_pt(path, expected="the logistics.pt of a run, at --log_file")
     results, seconds = _lists(content, path)
     model, data, run = _describe(path)

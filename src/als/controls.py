@@ -67,7 +67,7 @@ def _shuffled(vector: SteeringVector, seed: int, states_dir: str | Path | None) 
     if not isinstance(folder, str | Path):
         raise UserError("the vector's file does not say where its states are; give --states_dir for shuffled controls")
     contrast = Contrast.of_vector(vector.metadata)
-    found = find_states(Path(folder), skip_bad=bool(vector.metadata.get("skip_bad")))
+    found = find_states(Path(folder).expanduser(), skip_bad=bool(vector.metadata.get("skip_bad")))
     indices = vector.metadata.get("state_indices")
     if isinstance(indices, list):  # the folder may have grown since
         found = [file for file in found if file.index in set(indices)]

@@ -84,7 +84,7 @@ def read_subset(path: Path | str, *, allowed: Collection[int]) -> list[int]:
     Raises:
         UserError: no such file, nothing in it, or a line that is no index of the split or a repeated one.
     """
-    path, known, first_at = Path(path), frozenset(allowed), dict[int, int]()
+    path, known, first_at = Path(path).expanduser(), frozenset(allowed), dict[int, int]()
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue

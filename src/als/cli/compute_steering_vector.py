@@ -89,7 +89,7 @@ def run(config: Config) -> int:
     check_vector_name(output)
     if output.exists() and not config.overwrite:
         raise UserError(f"--output_file {str(output)!r} exists; give another name, or --overwrite to replace it")
-    found = find_states(Path(config.states_dir), skip_bad=config.skip_bad)
+    found = find_states(Path(config.states_dir).expanduser(), skip_bad=config.skip_bad)
     contrast = _contrast(config)
     files, sample = choose(contrast, found, seed=config.seed)
     estimate = make_estimate(contrast, files, sample, seed=config.seed)
@@ -160,7 +160,7 @@ def _origin(config: Config, files: Sequence[StateFile]) -> dict[str, Any]:
     from als.records import hash_question
     from als.runlog import CONFIG, read_json
 
-    written = Path(config.states_dir).resolve().parent / CONFIG
+    written = Path(config.states_dir).expanduser().resolve().parent / CONFIG
     lines = [file.line for file in files if file.line]
     if not (written.is_file() and lines):
         warnings.warn(

@@ -51,7 +51,7 @@ def run(config: Config) -> int:
     from als.charts import default_name, draw_accuracy, read_log, save_figure
 
     logs = [read_log(Path(path)) for path in config.log_file]
-    folder = Path(config.output_dir)
+    folder = Path(config.output_dir).expanduser()
     if config.kind == "accuracy":
         paths = draw_accuracy(logs, window=config.window, output_dir=folder, name=config.name)
     else:

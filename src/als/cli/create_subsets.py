@@ -34,7 +34,7 @@ def run(config: Config) -> int:
 
     problems = load_problems(config.dataset_name, split=config.split, benchmark=config.benchmark)
     indices = draw([problem.index for problem in problems], config.n_samples, config.seed)
-    path = Path(config.output_dir) / subset_name(config.dataset_name, config.split, config.n_samples)
+    path = Path(config.output_dir).expanduser() / subset_name(config.dataset_name, config.split, config.n_samples)
     write_subset(path, indices)
     print(f"{len(indices)} of {len(problems)} problems (seed {config.seed}) -> {path}")
     return 0

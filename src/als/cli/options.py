@@ -212,7 +212,7 @@ class ModelConfig:
         type=json_object,
     )
     engine: str = option(
-        "transformers, or vllm, the faster one, which has to be installed: pip install 'als-steering[vllm]'.",
+        "transformers, or vllm, the faster one, which has to be installed: pip install -e '.[vllm]'.",
         "transformers",
         choices=("transformers", "vllm"),
     )
@@ -332,6 +332,8 @@ class Terminated(BaseException):
 
 
 HOW_TO_RESUME = "what was finished is on disk, the same command with --resume goes on from there"
+HOW_TO_REPEAT = "run the same command again"
+"""For a command without --resume, which keeps nothing of an interrupted run."""
 
 
 def run_command(
@@ -344,6 +346,8 @@ def run_command(
         single problems failed; 130 after Ctrl-C, 143 after SIGTERM.
     """
     warnings.showwarning = _show_warning
+    flags = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    go_on = HOW_TO_RESUME if "resume" in flags else HOW_TO_REPEAT
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -351,18 +355,26 @@ def run_command(
     except UserError as error:
         return _say(prog, str(error), 2)
     except KeyboardInterrupt:
-        return _say(prog, f"interrupted; {HOW_TO_RESUME}", 130)
+        return _say(prog, f"interrupted; {go_on}", 130)
     except Terminated:
-        return _say(prog, f"terminated; {HOW_TO_RESUME}", 143)
+        return _say(prog, f"terminated; {go_on}", 143)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        return _say(prog, f"cannot write {error.filename or ''}: {error.strerror}; {HOW_TO_RESUME}", 1)
+        return _say(prog, f"cannot write {error.filename or ''}: {error.strerror}; {go_on}", 1)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        advice = "lower --batch_size (or --max_new_tokens), or take --dtype bfloat16"
-        return _say(prog, f"out of memory; {advice}; {HOW_TO_RESUME}", 2)
+        return _say(prog, f"out of memory; {_memory_advice(flags)}; {go_on}", 2)
+
+
+def _memory_advice(flags: set[str]) -> str:
+    """What lowers the memory that a command with these flags takes."""
+    if "batch_size" in flags:
+        return "lower --batch_size (or --max_new_tokens), or take --dtype bfloat16"
+    if "method" in flags:
+        return "--method mean_diff takes the least, since it reads one state file at a time"
+    return "end other programs, or use a machine with more"
 
 
 def _say(prog: str, sentence: str, code: int) -> int:

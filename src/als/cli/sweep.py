@@ -14,7 +14,10 @@ import argparse
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,9 +120,10 @@ def run(config: Config) -> int:
     engine = load_engine(config)
     cells = config.cells(parse_layers(config.layers, len(decoder_blocks(engine.model))))
     arms = [make_arm(dataclasses.replace(selection, **dataclasses.asdict(cell)), idx, vector) for cell in cells]
-    refuse_started(config, arms)
-    print(f"{len(cells)} settings on {len(problems)} problems of {config.selection_split}")
-    summaries = evaluate(arms, engine, problems)
+    with _runs_in_mains_folders():
+        refuse_started(config, arms)
+        print(f"{len(cells)} settings on {len(problems)} problems of {config.selection_split}")
+        summaries = evaluate(arms, engine, problems)
     if any(summary is None for summary in summaries):
         print("this share is done, others are not; the last one to finish chooses")
         return exit_code(summaries)
@@ -127,6 +131,15 @@ def run(config: Config) -> int:
     chosen = choose(outcomes)
     _write(config, arms, outcomes, chosen, best(outcomes))
     return max(exit_code(summaries), _finish(config, chosen, engine))
+
+
+@contextmanager
+def _runs_in_mains_folders() -> Iterator[None]:
+    """Advise --output_dir where a run's folder is in the way: --run_name names the sweep and does not move its runs."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--run_name", "--output_dir")) from error
 
 
 def _check_held_out(config: Config, selection: list[Problem], test: list[Problem]) -> None:
@@ -215,8 +228,9 @@ def _finish(config: Config, chosen: Outcome, engine: Any) -> int:
     final = run_config(config, **dataclasses.asdict(chosen.cell) | {"run_name": None})
     problems = read_problems(final, final.fixed_subset_path)
     arm = make_arm(final, config.solver_prompt_idx, load_steering_vector(final, config.solver_prompt_idx, problems))
-    refuse_started(config, [arm])
-    (summary,) = evaluate([arm], engine, problems)
+    with _runs_in_mains_folders():
+        refuse_started(config, [arm])
+        (summary,) = evaluate([arm], engine, problems)
     if summary:
         print(runs_table([(arm.title, summary)]))
     return exit_code([summary])
@@ -225,12 +239,21 @@ def _finish(config: Config, chosen: Outcome, engine: Any) -> int:
 def _test_command(config: Config) -> str:
     """The main command that evaluates the choice, with what was given on this one's command line."""
     defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
-    words = ["python", "src/main.py"]
+    words = _main_command()
     for name, value in shared(config, RunConfig).items():
         if name not in ("resume", "overwrite", "run_name", "shard") and value != defaults[name]:
             words += [f"--{name}", *([] if value is True else ["auto" if value is None else str(value)])]
     words += ["--prompts_to_run", str(config.solver_prompt_idx), "--settings", str(_folder(config) / CHOSEN)]
     return shlex.join(words)
+
+
+def _main_command() -> list[str]:
+    """How main is started where this command was started: as the script beside it, or as an entry point."""
+    started = Path(sys.argv[0])
+    if started.name == "sweep.py":
+        return ["python", str(started.with_name("main.py"))]
+    beside = started.with_name("als-run")
+    return [str(beside) if beside.is_file() and shutil.which("als-run") is None else "als-run"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
