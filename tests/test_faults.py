@@ -1,19 +1,27 @@
-"""What goes wrong on shared machines, done to the real commands as processes of their own on the real model.
+"""What goes wrong on shared machines, done to the real commands as processes of their own.
 
 Killed at random instants, told to stop, out of disk, two at once, a torn line, another configuration, several
 processes: no finished example is lost, none is counted twice, and the end is that of an uninterrupted run.
-ALS_KILLS sets how often each command is killed (scripts/soak.sh does so), ALS_SEED at which instants.
+
+The long form (-m slow) starts the scripts with the real model, and kills each of them ALS_KILLS times
+(scripts/soak.sh sets that) at instants that follow from ALS_SEED. The short form, which runs by default, does the most
+important of these to a tiny model: each command runs in a child of a process that has imported the libraries already,
+is stopped at a chosen write to the disk, and is killed or told to stop there.
 """
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +30,7 @@ import pytest
 
 from als.runlog import read_folder_lines
 from als.states import read_state
+from conftest import TINY_HIDDEN, TINY_LAYERS
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("ALS_KILLS", "10"))
@@ -32,32 +41,42 @@ MODEL = "SmolLM2-135M-Instruct"
 N = 12
 
 
-pytestmark = pytest.mark.slow
+LONG = pytest.param(MODEL, marks=pytest.mark.slow)
+only_long = pytest.mark.parametrize("model", [LONG], indirect=True)
+"""For a test that has no short form."""
+
+
+@pytest.fixture(scope="module", params=["tiny", LONG])
+def model(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def options(smollm2_path) -> list[str]:
-    model = ["--model_name_or_path", str(smollm2_path), "--dtype", "float32", "--device", "cpu"]
+def options(model, request) -> list[str]:
+    path = request.getfixturevalue("tiny_path" if model == "tiny" else "smollm2_path")
+    model = ["--model_name_or_path", str(path), "--dtype", "float32", "--device", "cpu"]
     return [*model, "--dataset", "arithmetic", "--end_data_idx", str(N), "--batch_size", "2", "--max_new_tokens", "6"]
 
 
 @pytest.fixture(scope="module")
-def vector(tmp_path_factory) -> Path:
+def vector(model, tmp_path_factory) -> Path:
     import torch
 
+    shape = (TINY_LAYERS, TINY_HIDDEN) if model == "tiny" else (30, 576)
     path = tmp_path_factory.mktemp("vectors") / "v.pt"
     generator = torch.Generator().manual_seed(0)
-    torch.save({"vector": torch.randn(30, 576, generator=generator), "metadata": {}}, path)
+    torch.save({"vector": torch.randn(shape, generator=generator), "metadata": {}}, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def commands(options, vector) -> dict[str, list[str]]:
-    """The command lines under test; --output_dir is still to come."""
-    evaluate = ["main", *options, "--prompts_to_run", "0"]
+def commands(model, options, vector) -> dict[str, list[str]]:
+    """The command lines under test; --output_dir is still to come. A name after FORKED runs as `Forked`."""
+    start = FORKED if model == "tiny" else ""
+    evaluate = [f"{start}main", *options, "--prompts_to_run", "0"]
     steer = ["--vector_name_template", str(vector), "--alpha_scale", "residual"]
     return {
-        "collect_states": ["collect_states", *options, "--label_by", "answer"],
+        "collect_states": [f"{start}collect_states", *options, "--label_by", "answer"],
         "als": [*evaluate, "--generation_mode", "als", *steer],
         "latentseek": [
             *evaluate,
@@ -71,7 +90,12 @@ def commands(options, vector) -> dict[str, list[str]]:
             "4",
         ],
         "greedy_cot": [*evaluate, "--generation_mode", "greedy_cot"],
+        "sweep": [f"{start}sweep", *options, *steer[:2], *SWEEP],
+        "null_test": [f"{start}null_test", *options, *steer, "--controls", "1", "--kinds", "random"],
     }
+
+
+SWEEP = ["--alphas", "0,0.5", "--layers", "1", "--thresholds", "none", "--scales", "raw", "--selection_range", "0:6"]
 
 
 def hear_ctrl_c() -> None:
@@ -79,8 +103,69 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+FORKED = "forked "
+
+
+class Forked:
+    """A command in a process that has its libraries from the start; the part of subprocess.Popen that is used here."""
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["als.cli.main", "als.cli.collect_states", "als.engines.transformers_engine", "als.generation.latentseek"]
+        + ["als.states", "als.answers.judge", "transformers.models.llama.modeling_llama"]
+        + [f"transformers.models.auto.{name}" for name in ("modeling_auto", "tokenization_auto")]
+    )
+
+    def __init__(self, name: str, arguments: list[str], *, stop_at: int | None) -> None:
+        self._files = [tempfile.NamedTemporaryFile(suffix=suffix) for suffix in (".out", ".err")]  # noqa: SIM115
+        streams = [file.name for file in self._files]
+        self._process = self.context.Process(target=run_forked, args=(name, arguments, streams, stop_at))
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("forked", timeout)
+        out, err = (Path(file.name).read_text() for file in self._files)
+        return out, err
+
+
+def run_forked(name: str, arguments: list[str], streams: list[str], stop_at: int | None) -> None:
+    """What the child does: it stops itself, as SIGSTOP does, as soon as the stop_at-th write is on the disk."""
+    hear_ctrl_c()
+    for stream, path in zip((sys.stdout, sys.stderr), streams, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY), stream.fileno())
+    if stop_at is not None:
+        written, fsync = itertools.count(1), os.fsync
+
+        def counted(file: int) -> None:
+            fsync(file)
+            if next(written) == stop_at:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        os.fsync = counted
+    sys.exit(importlib.import_module(f"als.cli.{name}").main(arguments))
+
+
+def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...] = (), stop_at: int | None = None):
     name, *arguments = command
+    if name.startswith(FORKED):
+        name, flag = name.removeprefix(FORKED), "--output_file" if output.suffix else "--output_dir"
+        return Forked(name, [*arguments, flag, str(output), *more], stop_at=stop_at)
     return subprocess.Popen(
         [sys.executable, *launcher, str(ROOT / "src" / f"{name}.py"), *arguments, "--output_dir", str(output), *more],
         env=ONE_THREAD | MPI_AS_ROOT,
@@ -91,7 +176,23 @@ def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+def start_and_stop(command: list[str], output: Path, *more: str, writes: int):
+    """A process that has come to a stop with some lines on the disk; kill it, or let it go on with SIGCONT."""
+    process = start(command, output, *more, stop_at=writes)
+    if isinstance(process, Forked):
+        deadline = time.monotonic() + 100
+        stat = Path(f"/proc/{process.pid}/stat")
+        while time.monotonic() < deadline and process.poll() is None:
+            if stat.read_text().rpartition(")")[2].split()[0] == "T":
+                return process
+            time.sleep(0.005)
+        raise AssertionError(f"{writes} writes did not come: {process.communicate(1)}")
+    wait_for_lines(output, max(1, writes - 2), process)
+    process.send_signal(signal.SIGSTOP)
+    return process
+
+
+def finish(process: subprocess.Popen[str] | Forked, code: int = 0) -> tuple[str, str]:
     """What a process printed, once it has ended with this exit code."""
     out, err = process.communicate(timeout=200)
     assert process.returncode == code, err
@@ -106,7 +207,15 @@ def folder(output: Path) -> Path:
 
 def lines(output: Path) -> list[dict[str, object]]:
     """Every results line but for its seconds and environment, in the order of the data set."""
-    path = folder(output)
+    return lines_of(folder(output))
+
+
+def all_lines(output: Path) -> dict[str, list[dict[str, object]]]:
+    """The same for each of several run folders."""
+    return {str(path.parent.relative_to(output)): lines_of(path.parent) for path in output.glob("**/config.json")}
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
     stem = "examples" if "state_collection" in str(path) else "results"
     read = [line.to_json() | {"seconds": 0, "environment": 0} for line in read_folder_lines(path, stem)]
     read = [line | {name: near(line[name]) for name in MEASURED if name in line} for line in read]
@@ -171,6 +280,62 @@ def uninterrupted(commands, tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize("model", ["tiny"], indirect=True)
+@pytest.mark.parametrize("mode", ["collect_states", "als", "latentseek"])
+def test_killed_at_a_random_write(mode, commands, uninterrupted, tmp_path) -> None:
+    straight, _ = uninterrupted(mode)
+    n = len(lines(straight))
+    process = start_and_stop(commands[mode], tmp_path, writes=random.Random(f"{SEED} {mode}").randint(2, n))
+    process.kill()
+    process.communicate(100)
+    assert process.returncode == -signal.SIGKILL
+    assert len(lines(tmp_path)) < n
+    written = {path: path.read_bytes() for path in tmp_path.glob("**/*.jsonl")}
+    finish(start(commands[mode], tmp_path, "--resume"))
+    assert all(path.read_bytes().startswith(content) for path, content in written.items())
+    assert lines(tmp_path) == lines(straight)
+    assert same_states(tmp_path, straight)
+    assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == n > 3
+
+
+@pytest.mark.parametrize("model", ["tiny"], indirect=True)
+@pytest.mark.parametrize(("name", "report"), [("sweep", "chosen.json"), ("null_test", "null_test.json")])
+def test_a_command_of_several_runs_killed_at_a_random_write(name, report, commands, uninterrupted, tmp_path) -> None:
+    straight, _ = uninterrupted(name)
+    n = sum(map(len, all_lines(straight).values()))
+    process = start_and_stop(commands[name], tmp_path, writes=random.Random(f"{SEED} {name}").randint(9, n))
+    process.kill()
+    process.communicate(100)
+    assert sum(map(len, all_lines(tmp_path).values())) < n
+    assert not list(tmp_path.glob(f"**/{report}"))
+    written = {path: path.read_bytes() for path in tmp_path.glob("**/*.jsonl")}
+    assert any(written.values())
+    finish(start(commands[name], tmp_path, "--resume"))
+    assert all(path.read_bytes().startswith(content) for path, content in written.items())
+    assert all_lines(tmp_path) == all_lines(straight)
+    (mine,), (theirs,) = (list(output.glob(f"**/{report}")) for output in (tmp_path, straight))
+    assert json.loads(mine.read_text()) | {"runs": 0} == json.loads(theirs.read_text()) | {"runs": 0}
+
+
+def test_a_vector_that_is_being_written_when_the_command_is_killed(tmp_path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    states, output = tmp_path / "hidden_states", tmp_path / "v.pt"
+    states.mkdir()
+    for i in range(8):
+        state = torch.randn(TINY_LAYERS, TINY_HIDDEN, generator=torch.Generator().manual_seed(i))
+        save_file({"mean_state": state}, states / f"idx_{i}_{'good' if i % 2 else 'bad'}.safetensors")
+    command = [f"{FORKED}compute_steering_vector", "--states_dir", str(states)]
+    process = start_and_stop(command, output, writes=1)
+    process.kill()
+    process.communicate(100)
+    assert not output.exists()
+    finish(start(command, output))
+    assert torch.load(output, weights_only=True)["vector"].shape == (TINY_LAYERS, TINY_HIDDEN)
+
+
+@only_long
 @pytest.mark.timeout(100 + 100 * KILLS)
 @pytest.mark.parametrize("mode", ["collect_states", "als", "latentseek"])
 def test_killed_at_random_instants(mode, commands, uninterrupted, tmp_path) -> None:
@@ -201,9 +366,9 @@ def test_killed_at_random_instants(mode, commands, uninterrupted, tmp_path) -> N
     ("sent", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
 def test_a_signal_stops_cleanly_and_says_how_to_resume(sent, code, word, commands, uninterrupted, tmp_path) -> None:
-    process = start(commands["als"], tmp_path)
-    wait_for_lines(tmp_path, 2, process)
+    process = start_and_stop(commands["als"], tmp_path, writes=4)
     process.send_signal(sent)
+    process.send_signal(signal.SIGCONT)
     _, err = finish(process, code)
     assert word in err.splitlines()[-1]
     assert "--resume" in err.splitlines()[-1]
@@ -215,9 +380,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_resume(sent, code, word, command
 
 
 def test_two_writers(commands, uninterrupted, tmp_path) -> None:
-    first = start(commands["als"], tmp_path)
-    wait_for_lines(tmp_path, 1, first)
-    first.send_signal(signal.SIGSTOP)  # so that it is still there when the second comes
+    first = start_and_stop(commands["als"], tmp_path, writes=3)  # so that it is still there when the second comes
     _, err = finish(start(commands["als"], tmp_path, "--resume"), 2)
     assert "another process" in err
     first.send_signal(signal.SIGCONT)
@@ -225,6 +388,7 @@ def test_two_writers(commands, uninterrupted, tmp_path) -> None:
     assert lines(tmp_path) == lines(uninterrupted("als")[0])
 
 
+@only_long
 def test_a_torn_line_a_lost_log_and_a_torn_state_are_made_again(commands, uninterrupted, tmp_path) -> None:
     straight, _ = uninterrupted("collect_states")
     process = start(commands["collect_states"], tmp_path)
@@ -242,6 +406,7 @@ def test_a_torn_line_a_lost_log_and_a_torn_state_are_made_again(commands, uninte
     assert same_states(tmp_path, straight)
 
 
+@only_long
 def test_another_configuration_is_refused_and_nothing_is_lost(commands, uninterrupted) -> None:
     straight, _ = uninterrupted("als")
     before = {path: path.read_bytes() for path in straight.glob("**/*") if path.is_file()}
@@ -252,11 +417,12 @@ def test_another_configuration_is_refused_and_nothing_is_lost(commands, uninterr
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 200 kB."""
+def small_disk(model, tmp_path):
+    """A file system that holds the first few states of the model."""
+    size = "40k" if model == "tiny" else "200k"
     path = tmp_path / "disk"
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", path], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a tmpfs needs root")
     yield path
@@ -264,7 +430,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk(commands, small_disk, uninterrupted) -> None:
-    """Each state file takes 70 kB: the third does not fit."""
+    """Each state file takes 70 kB (4 kB with the tiny model): the third (the tenth, at the latest) does not fit."""
     _, err = finish(start(commands["collect_states"], small_disk), 1)
     assert "No space left" in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -277,6 +443,7 @@ def test_a_full_disk(commands, small_disk, uninterrupted) -> None:
     assert same_states(small_disk, uninterrupted("collect_states")[0])
 
 
+@only_long
 def test_a_disk_that_becomes_read_only(commands, small_disk) -> None:
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     process = start(commands["collect_states"], small_disk)
@@ -293,6 +460,7 @@ def test_a_disk_that_becomes_read_only(commands, small_disk) -> None:
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
 
 
+@only_long
 def test_a_problem_that_fails_is_recorded_and_the_run_goes_on(options, tmp_path) -> None:
     """Half a surrogate pair in a question: no tokenizer takes it."""
     rows = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
@@ -313,9 +481,9 @@ def test_a_problem_that_fails_is_recorded_and_the_run_goes_on(options, tmp_path)
 
 def test_shards_share_a_run_whenever_they_start(commands, uninterrupted, tmp_path) -> None:
     straight, _ = uninterrupted("als")
-    first = start(commands["als"], tmp_path, "--shard", "2/3")
-    wait_for_lines(tmp_path, 1, first)
+    first = start_and_stop(commands["als"], tmp_path, "--shard", "2/3", writes=2)
     second = start(commands["als"], tmp_path, "--shard", "3/3")
+    first.send_signal(signal.SIGCONT)
     assert "others are not" in finish(first)[0]
     assert "others are not" in finish(second)[0]
     assert not (folder(tmp_path) / "summary.json").exists()
@@ -329,6 +497,7 @@ def test_shards_share_a_run_whenever_they_start(commands, uninterrupted, tmp_pat
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
 
 
+@only_long
 @pytest.mark.parametrize("mode", ["greedy_cot", "collect_states"])
 def test_launched_processes_give_the_results_of_one(mode, commands, uninterrupted, tmp_path) -> None:
     straight, _ = uninterrupted(mode)
@@ -339,6 +508,7 @@ def test_launched_processes_give_the_results_of_one(mode, commands, uninterrupte
     assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
 
 
+@only_long
 def test_accelerates_cpu_launcher(commands, uninterrupted, tmp_path) -> None:
     """Without MPI it starts one process, whatever number it is told; with MPI, that number."""
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
@@ -352,6 +522,7 @@ def test_accelerates_cpu_launcher(commands, uninterrupted, tmp_path) -> None:
     assert json.loads((folder(tmp_path / "out") / "summary.json").read_text())["n"] == N
 
 
+@only_long
 @pytest.mark.parametrize(("before", "after"), [(LAUNCH, ()), ((), LAUNCH)], ids=["two then one", "one then two"])
 def test_a_run_is_resumed_by_another_number_of_processes(before, after, commands, uninterrupted, tmp_path) -> None:
     process = start(commands["greedy_cot"], tmp_path, launcher=before)
@@ -364,6 +535,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(before, after, commands
     assert json.loads((folder(tmp_path) / "summary.json").read_text())["n"] == N
 
 
+@only_long
 def test_a_dead_rank_ends_the_run(commands, uninterrupted, tmp_path) -> None:
     command = [*commands["latentseek"], "--end_data_idx", "200"]
     process = start(command, tmp_path, launcher=LAUNCH)
@@ -378,6 +550,7 @@ def test_a_dead_rank_ends_the_run(commands, uninterrupted, tmp_path) -> None:
     assert "SIGKILL" in err or "-9" in err
 
 
+@pytest.mark.slow
 def test_a_thousand_states_of_a_large_model_take_less_than_a_gigabyte(tmp_path) -> None:
     """32 layers of 4096, 500 good and 500 bad: half a gigabyte of files, read one at a time."""
     import torch
