@@ -9,6 +9,9 @@ import pytest
 import torch
 from vllm_bench import PROMPTS, Bench, answers, texts
 
+from als.benchmarks import load_problems
+from als.generation import greedy_cot
+from als.generation.settings import Settings
 from als.steering import Steering, steer
 
 LAYERS = (0, 15, 29)
@@ -43,6 +46,19 @@ def test_engines_agree_without_steering(bench: Bench) -> None:
     ours = answers(bench.vllm, bench.prompts)
     assert sum(a == b for a, b in zip(texts(bench.plain()), texts(ours), strict=True)) >= PROMPTS - 1
     assert {(output.steered_fraction, output.mean_cosine, output.mean_state) for output in ours} == {(None,) * 3}
+
+
+def test_engines_agree_on_answers_that_begin_with_a_prefill(bench: Bench) -> None:
+    prefill = '{"thought process": "'
+    settings = Settings("arithmetic", prompt_idx=1, max_new_tokens=12, prefill=prefill)
+    problems = load_problems("arithmetic", split="test")[:8]
+    theirs, ours = (
+        {line.index: line for line in greedy_cot.run(engine, problems, settings)}
+        for engine in (bench.transformers, bench.vllm)
+    )
+    assert all(line.completion.startswith(prefill) and line.completion_tokens <= 12 for line in ours.values())
+    assert {line.prompt for line in ours.values()} == {line.prompt for line in theirs.values()}
+    assert sum(ours[i].completion == theirs[i].completion for i in theirs) >= len(problems) - 1
 
 
 @torch.inference_mode()
