@@ -1,6 +1,6 @@
 """Reasoning blocks: what stands between <think> and </think> is not part of the answer.
 
-Qwen3, DeepSeek-R1 and models like them reason in such a block first. Knows text only.
+Qwen3, DeepSeek-R1 and models like them reason in such a block first.
 """
 
 OPEN, CLOSE = "<think>", "</think>"

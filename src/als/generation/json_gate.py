@@ -17,7 +17,6 @@ The reader is lenient, because models write LaTeX and line breaks into JSON stri
 - From `<think>` to `</think>` no object is looked for.
 
 Whether an answer is valid JSON is another question: see `holds_valid_object`.
-It knows nothing of models, vectors or prompts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     template = ChatTemplate(tokenizer, {"enable_thinking": False})
     template.render(messages, prefill='{"thought process": "')
 
-Knows a tokenizer; knows no problem and no engine.
+It needs a tokenizer and no model.
 """
 
 from __future__ import annotations
