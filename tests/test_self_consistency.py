@@ -27,9 +27,9 @@ from als.engines.base import Sampling
 from als.engines.sampling import draw
 from als.engines.transformers_engine import TransformersEngine
 from als.generation import self_consistency
-from als.generation.self_consistency import sample_seed, vote
+from als.generation.self_consistency import elect, sample_seed, vote
 from als.generation.settings import SelfConsistencySettings, Settings
-from als.records import Problem
+from als.records import Problem, Verdict
 from als.steering import Steering
 from conftest import WORDS
 from oracle import ENDS, TINY_PROMPTS, llama_blocks, mean_states
@@ -68,6 +68,9 @@ def test_a_comparison_that_fails_in_the_vote_is_recorded():
         (r"\binom{99999999}{9999999}", [0]),
     ]
     assert errors == ["time limit of 3 CPU seconds"] * 2
+    verdicts = [Verdict(r"\binom{99999999}{9999999}", "5", False, "boxed"), Verdict("5", "5", True, "boxed")]
+    winning, winner, _ = elect(verdicts, "5", benchmark="math-500")
+    assert (winner, winning.correct, winning.error) == (0, False, "in the vote: time limit of 3 CPU seconds")
 
 
 # --- Seeds.

@@ -7,19 +7,17 @@
 The last two exist so that a run can be judged in the way that published accuracies were.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from als.answers import lm_eval_judge, math_verify_judge
-from als.answers.judge import judge_completion
-from als.records import Verdict
+import importlib
+from typing import TYPE_CHECKING
 
-DEFAULT = "als"
-_JUDGES: dict[str, Callable[..., Verdict]] = {
-    DEFAULT: judge_completion,
-    "math_verify": math_verify_judge.judge_completion,
-    "lm_eval": lm_eval_judge.judge_completion,
-}
-JUDGES = tuple(_JUDGES)
+if TYPE_CHECKING:
+    from als.records import Verdict
+
+_MODULES = {"als": "judge", "math_verify": "math_verify_judge", "lm_eval": "lm_eval_judge"}
+"""Judge -> the module of this package whose `judge_completion` it is; imported when it is used."""
+JUDGES = tuple(_MODULES)
 
 
 def judge_by(judge: str, completion_text: str, gold: str, *, benchmark: str, prompt_idx: int) -> Verdict:
@@ -32,4 +30,6 @@ def judge_by(judge: str, completion_text: str, gold: str, *, benchmark: str, pro
         benchmark: how the gold answer is to be read.
         prompt_idx: the solver prompt; only the judge als reads JSON where JSON was asked for.
     """
-    return _JUDGES[judge](completion_text, gold, benchmark=benchmark, prompt_idx=prompt_idx)
+    module = importlib.import_module(f"als.answers.{_MODULES[judge]}")
+    verdict: Verdict = module.judge_completion(completion_text, gold, benchmark=benchmark, prompt_idx=prompt_idx)
+    return verdict
