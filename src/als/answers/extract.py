@@ -47,7 +47,7 @@ _PHRASE = re.compile(
     |\b(?:
         answer\b(?!\s+(?:hints?|choices?|options?)\b)(?:
             [ \t]+(?=\$|\\\()
-            |{_GAP}{{0,60}}?\b(?:is|equals)\b(?!\s+(?:near|close)\b)
+            |{_GAP}{{0,60}}?\b(?:is|equals)\b(?!\s+(?:near|close|correct|right|incorrect|wrong)\b)
             |(?P<label>{_GAP}{{0,60}}?[:：]|[ \t*]{{0,9}}=|[ \t*]{{0,9}}\n))
         |answers\b{_GAP}{{0,60}}?\bare\b
     )[\s*_:：]{{0,20}}""",
@@ -59,6 +59,7 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _ROWS = re.compile(r"\\begin\{(?:align|gather)(?:ed)?\*?\}(.*?)(?:\\end\{|$)", re.DOTALL)
+_INNER_ROWS = re.compile(r"\\begin\{(\w*matrix|cases|array)\}.*?\\end\{\1\}", re.DOTALL)
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
 _NOTE = re.compile(
     r"(?:^|(?<=[.!)\]$]\s)|(?<=\n))[ \t]*\(?(?:Note|Remark|Indeed|For example|Check|Verification"
@@ -103,6 +104,7 @@ _PLAIN_FORMULA = re.compile(
     r"(?!\\begin\{(?!.?matrix))(?:[-+(\[{\\$]*\d|[-+(\[{]*\\[a-zA-Z{]|[-+(\[{]*[a-zA-Z]\s*(?:[-+^/*=<>_,(]|\\))"
 )
 _NEW_STATEMENT = re.compile(r"[\n,;:.!?=<>+*/×]|\b(?:is|are|was|so|then|thus|hence|therefore|because|which|or|but)\b")
+_COUNTED = r"(?:values?|solutions?|ways|possibilities|integers|numbers|choices|pairs|options|measures|multiples)"
 _REASON = re.compile(r"\s(?:because|since|instead of|rather than)\b(?:[^\n=,]|,(?=\d{3}))*$")
 _RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*[$€£]?\s*")
 
@@ -418,7 +420,7 @@ def _subject(text: str, found: list[re.Match[str]]) -> str | None:
     sentence = text[max(starts, default=0) : found[-1].end()]
     words = _mask(sentence)
     named = re.search(rf"{_MASK}+\s+(?:is|are)\s+(?:the|an?)\b[^{_MASK}]*\b(?:of|by|than|for)\s+{_MASK}+$", words)
-    counted = re.search(rf"\b(?:is|are|has|have)\s+(?:only\s+|exactly\s+)?{_MASK}+\s+[^{_MASK}]+{_MASK}+$", words)
+    counted = re.search(rf"{_MASK}+\s+[^{_MASK}]*\b{_COUNTED}\b[^{_MASK}]*{_MASK}+$", words)
     is_name = re.fullmatch(r"\\?[a-zA-Z]+(?:\([a-z]\))?", _content(found[-1]))
     subject = named or (counted if is_name else None)
     return _formulas(sentence[subject.start() :])[0] if subject else None
@@ -433,8 +435,9 @@ def _content(formula: re.Match[str]) -> str:
     content = next(filter(None, formula.groups()))
     rows = content if formula[0].startswith(r"\begin") else (found[1] if (found := _ROWS.search(content)) else "")
     if rows:
-        *_, content = ["", *(row for row in re.split(r"\\\\(?:\[[^\]]*\])?", rows) if row.strip())]
-        content = re.sub(r"^\s*=", "", content.replace("&", " "))
+        whole = _INNER_ROWS.sub(lambda inner: inner[0].replace(r"\\", "\x02").replace("&", "\x03"), rows)
+        *_, content = ["", *(row for row in re.split(r"\\\\(?:\[[^\]]*\])?", whole) if row.strip())]
+        content = re.sub(r"^\s*=", "", content.replace("&", " ")).replace("\x02", r"\\").replace("\x03", "&")
     content = re.sub(r"^(?:\s|\\q?quad(?![a-zA-Z])|\\(?:Rightarrow|implies|therefore)(?![a-zA-Z]))+", "", content)
     return content.strip().rstrip(" .,")
 

@@ -15,9 +15,12 @@ from als.answers.spelling import reduce_choices, same_base, same_number, same_qu
 Leaf = Callable[[str, str], bool]
 """Tells whether two expressions (answer, gold) have the same value."""
 
-_EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)")
+_EQUALS = re.compile(r"(?<![<>:=\\])(?<!\s!)=(?!=)")
+_CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
+_MODULUS = re.compile(r"\(?\s*\\[pb]?mod\s*(?:\{[^{}]*\}|\d+)\s*\)?")
 _APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])|≈")
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|\bor\b")
+_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
 _IN = re.compile(r"^\s*\\?[a-zA-Z]\s*\\in(?![a-zA-Z])")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{([pbB]?matrix)\}(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL)
 _CLOSERS = {"(": ")", "[": "]", r"\{": r"\}"}
@@ -80,7 +83,7 @@ def _same_one(answer: str, gold: str, leaf: Leaf) -> bool:
 
 def _differ_in_marks(answer: str, gold: str) -> bool:
     """Whether the letters' primes differ, or one side only is a ratio and the other no quotient: 3 is not 3:1."""
-    primes = [len(re.findall(r"(?<=[a-zA-Z'])'", text)) for text in (answer, gold)]
+    primes = [len(re.findall(r"(?<=[a-zA-Z')}\]])'", text)) for text in (answer, gold)]
     a_terms, g_terms = _split(answer, ":"), _split(gold, ":")
     if len(a_terms) == len(g_terms):
         return primes[0] != primes[1]
@@ -98,8 +101,10 @@ def _same_tidied(answer: str, gold: str) -> bool | None:
 
 
 def _drop_names(answer: str, gold: str) -> tuple[str, str]:
-    r"""Reduce "x = 5" against "5", "x=5" against "x=5" and "x \in [0,1]" to what stands on the right."""
+    r"""Reduce "x = 5" and "x \equiv 5 \pmod 7" against "5", and "x \in [0,1]", to what stands on the right."""
     answer, gold = _IN.sub("", answer).strip(), _IN.sub("", gold).strip()
+    if _CONGRUENT.search(answer) and not _CONGRUENT.search(gold):
+        answer = _MODULUS.sub("", _CONGRUENT.split(answer)[-1]).strip()
     mine, theirs = _EQUALS.split(answer), _EQUALS.split(gold)
     is_name = len(theirs) == 2 and re.search(r"[-+*/^<>\d]", theirs[0]) is None
     same_name = is_name and squeeze(mine[0]) == squeeze(theirs[0])
@@ -159,7 +164,7 @@ def _same_items(mine: Sequence[str], theirs: Sequence[str], leaf: Leaf) -> bool:
 
 def _expand(items: Sequence[str]) -> list[str]:
     return [
-        re.sub(r"\\pm(?![a-zA-Z])", sign, item) for item in items for sign in (("+", "-") if r"\pm" in item else ("",))
+        _PLUS_MINUS.sub(sign, item) for item in items for sign in (("+", "-") if _PLUS_MINUS.search(item) else ("",))
     ]
 
 

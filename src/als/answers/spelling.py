@@ -43,6 +43,7 @@ _TIDY: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"(?<![\\a-zA-Z])(sqrt|pi|infty)(?![a-zA-Z])"), r"\\\1 "),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"^\s*(?:\\approx|≈)"), ""),
+    (re.compile(r"^\s*(['\"`])([^'\"`]*)\1\s*$"), r"\2"),
 ]
 _UNIT = re.compile(
     rf"(?<=[\w}})])\s*(?:{_TEXT}\{{\s*(?P<tex>[a-zA-Z][^{{}}\d]*)\}}|(?<=[\d}})\s])(?P<word>(?<=\s)[a-zA-Z]{{3,}}"
@@ -157,16 +158,28 @@ def squeeze(text: str) -> str:
 def same_base(mine: str, theirs: str) -> bool | None:
     """Compare numbers with a base as subscript; a base that one side leaves out is taken from the other.
 
-    None where neither side has one, or a side is no such number: x_1 is a letter with an index.
+    None where neither side has one, or the other side is an equation or a list.
     """
     mine, theirs = squeeze(mine), squeeze(theirs)
-    a, g = (_BASED.fullmatch(re.sub(r"(?<=\d)\{(\d+)\}$", r"\1", text)) for text in (mine, theirs))
+    a, g = _digits_and_base(mine), _digits_and_base(theirs)
     if a and g:
-        return a.groups() == g.groups()
+        return a == g
     based, plain = (a, theirs) if a else (g, mine)
-    if based is None or not re.search(r"\d", based[1]) or not re.fullmatch(r"-?[0-9A-Za-z.]+", plain):
+    if based is None or re.search(r"[=,;]", plain):
         return None
-    return based[1] == plain
+    return based[0] == plain
+
+
+def _digits_and_base(text: str) -> tuple[str, str] | None:
+    """The digits and the base of a number such as 1A_16; None for x_1, which is a letter with an index."""
+    found = _BASED.fullmatch(re.sub(r"(?<=\d)\{(\d+)\}$", r"\1", text))
+    if found is None:
+        return None
+    try:
+        int(found[1].replace(".", "", 1), int(found[2]))
+    except ValueError:  # no such base, or a digit that it does not have
+        return None
+    return found[1], found[2]
 
 
 def same_number(mine: str, theirs: str) -> bool | None:
