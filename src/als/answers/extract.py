@@ -4,11 +4,11 @@ r"""Find the final answer in a completion and say which rule found it.
     -> Extraction(answer="18", rule="boxed")
 
 The rules, in the order of a prompt that asks for a box; a prompt that asks for JSON tries `json` first:
-    boxed        the last complete \boxed{...}, braces balanced
+    boxed        the last complete \boxed{...}, braces balanced, with those that it is listed with
     json         the value of the last "final answer" key, however badly the object is written
-    phrase       what follows "#### ", "the answer is", "Answer:"
-    last_math    the last formula of the last line that has one (math-500 only)
-    last_number  the last number
+    phrase       what "#### ", "the answer is" or "Answer:" announces; a heading or a label before a reasoning does not
+    last_math    the last formula, or the value that the last sentence states (math-500 only)
+    last_number  the last number, or the right-hand side of a closing equation
 What stands before the last </think> is not read; a completion that never closes its <think> has no answer.
 The answer is the text as it stands there; what it is worth is the judge's business.
 """
@@ -28,7 +28,7 @@ MAX_COMPLETION_CHARS = 100_000
 _MAX_TAIL_CHARS = 4_000
 _MAX_LINE_CHARS = 500
 _MAX_LABEL_CHARS = 40  # of the text before an opening label
-_MAX_PLAIN_WORDS = 4
+_MAX_PLAIN_WORDS = 4  # behind a value without delimiters: "34 square units"
 _MAX_STATED = 3  # a sentence with more numbers is a computation, not a statement
 _MAX_PHRASES = 20  # who repeats "the answer is" more often has not answered
 
