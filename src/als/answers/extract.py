@@ -45,7 +45,7 @@ _GAP = r"""(?:\$(?:\\.|[^$\\\n]){1,40}\$|\\\((?:\\[^)\n]|[^\\\n]){1,40}\\\)|\\[^
 _PHRASE = re.compile(
     rf"""(?P<marker>\#{{4}})[\#\ \t]*
     |\b(?:
-        answer\b(?!\s+(?:hints?|choices?|options?)\b)(?:
+        answer\b(?!\s+(?:hints?|choices?|options?|because|since|if)\b)(?:
             [ \t]+(?=\$|\\\()
             |{_GAP}{{0,60}}?\b(?:is|equals)\b(?!\s+(?:near|close|correct|right|incorrect|wrong)\b)
             |(?P<label>{_GAP}{{0,60}}?[:：]|[ \t*]{{0,9}}=|[ \t*]{{0,9}}\n))
@@ -58,7 +58,7 @@ _FORMULA = re.compile(
     r"|\\\((.+?)\\\)|\\\[(.+?)\\\]|\\begin\{(?:align|gather|equation|eqnarray)\*?\}(.+?)\\end\{(?:align|gather|equation|eqn)",
     re.DOTALL,
 )
-_ROWS = re.compile(r"\\begin\{(?:align|gather)(?:ed)?\*?\}(.*?)(?:\\end\{|$)", re.DOTALL)
+_ROWS = re.compile(r"\\begin\{(?:align|gather)(?:ed)?\*?\}(.*?)(?:\\end\{(?:align|gather)|$)", re.DOTALL)
 _INNER_ROWS = re.compile(r"\\begin\{(\w*matrix|cases|array)\}.*?\\end\{\1\}", re.DOTALL)
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
 _NOTE = re.compile(
@@ -106,7 +106,7 @@ _PLAIN_FORMULA = re.compile(
 _NEW_STATEMENT = re.compile(r"[\n,;:.!?=<>+*/×]|\b(?:is|are|was|so|then|thus|hence|therefore|because|which|or|but)\b")
 _COUNTED = r"(?:values?|solutions?|ways|possibilities|integers|numbers|choices|pairs|options|measures|multiples)"
 _REASON = re.compile(r"\s(?:because|since|instead of|rather than)\b(?:[^\n=,]|,(?=\d{3}))*$")
-_RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*[$€£]?\s*")
+_RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*[$€£]?\s*|:")
 
 
 @dataclass(frozen=True)
@@ -465,7 +465,7 @@ def _last_number(text: str, is_numeric: bool) -> str | None:
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
-    """Where numbers stand; those with only "-", "to" or "or" between them are one: "18-20" must not pass for 20."""
+    """Where numbers stand; those with only "-", ":", "to" or "or" between them are one: "18-20" is not 20."""
     merged: list[tuple[int, int]] = []
     for start, end in numbers.number_spans(text):
         if merged and _RANGE.fullmatch(text, merged[-1][1], start):
