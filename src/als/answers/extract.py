@@ -98,6 +98,9 @@ _LEADING_WORDS = re.compile(
     r"(?:(?!(?:arc|sin|cos|tan|cot|log|sqrt|minus|negative|not?|than|all|most|least)\b)(?:a|[a-z]{2,})\s+)+"
     r"(?=[-+]?[\d(\[\\{]|[a-zA-Z]\s?=)"
 )
+_ONE_NUMBER_AMONG_WORDS = re.compile(
+    r"(?!.*\b(?:than|least|most|not|or|to|minus|negative)\b)(?:[A-Za-z'’-]+,?\s+){2,30}(-?\\?\$?\d[\d,.]*(?:\s+[A-Za-z'’-]+){0,30})"
+)
 _WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}")
 _CONDITION = re.compile(r"\s*,?\s*(?:as|at|because|for|if|since|when|where|with)\s+(?:(?:all|every|any)\s+)?")
 _PLAIN_FORMULA = re.compile(
@@ -105,6 +108,8 @@ _PLAIN_FORMULA = re.compile(
 )
 _NEW_STATEMENT = re.compile(r"[\n,;:.!?=<>+*/×]|\b(?:is|are|was|so|then|thus|hence|therefore|because|which|or|but)\b")
 _COUNTED = r"(?:values?|solutions?|ways|possibilities|integers|numbers|choices|pairs|options|measures|multiples)"
+_EXPLANATION = re.compile(r"\W*(?:explanation|rationale|reason(?:ing)?|justification|because)\b", re.IGNORECASE)
+_CONCLUSION = re.compile(r"=|\b(?:so|thus|hence|therefore|in total|altogether|makes)\b", re.IGNORECASE)
 _REASON = re.compile(r"\s(?:because|since|instead of|rather than)\b(?:[^\n=,]|,(?=\d{3}))*$")
 _RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*[$€£]?\s*|:")
 
@@ -296,7 +301,7 @@ def _labelled(before: str, sentence: str, rest_of_line: str, lines: list[str], i
     if not short and len(lines) > 1 and not re.search(r"\bfinal\W*$", before, re.IGNORECASE):
         return None
     answer = _stated_number(sentence) if is_numeric else _stated_formula(sentence)
-    return answer if not (opens and lines) or _is_left_standing(answer, lines[-1], is_numeric) else None
+    return answer if not (opens and lines) or _is_left_standing(answer, lines, is_numeric) else None
 
 
 def _is_short(sentence: str, is_numeric: bool) -> bool:
@@ -316,8 +321,11 @@ def _is_enumeration(sentence: str, lines: list[str]) -> bool:
     return sentence.isdecimal() and any(re.match(rf"{int(sentence) + 1}[.)]\s", line) for line in lines)
 
 
-def _is_left_standing(answer: str | None, last_line: str, is_numeric: bool) -> bool:
-    """Whether a text's last line repeats an answer given before, or states none."""
+def _is_left_standing(answer: str | None, lines: list[str], is_numeric: bool) -> bool:
+    """Whether the last of the lines behind an answer repeats it, or states no other."""
+    last_line = lines[-1]
+    if _EXPLANATION.match(lines[0]) and not _CONCLUSION.search(last_line):
+        return True
     if is_numeric:
         clean = numbers.unlatex(last_line)
         stated = [_with_sign(clean, span) for span in _spans(clean)]
@@ -386,6 +394,8 @@ def _stated_formula(sentence: str) -> str | None:
     if formulas:
         return formulas[0]
     plain = head.strip("$ ")
+    if found := _ONE_NUMBER_AMONG_WORDS.fullmatch(plain):
+        return found[1]
     return plain[found.end() :] if (found := _LEADING_WORDS.match(plain)) else plain or None
 
 
