@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,23 @@ def test_what_a_vector_was_made_with_is_on_the_page(tmp_path: Path) -> None:
     assert compared(*paths).notes == (note,)
 
 
+def test_truncated_answers_and_rules_are_on_the_page(tmp_path: Path) -> None:
+    first = [a_line(index, index < 6) for index in range(10)]
+    other = [
+        replace(line, finish_reason="length" if line.index < 4 else "stop", details={"rule": "last_number"})
+        for line in first
+    ]
+    comparison = compared(write_run(tmp_path / FIRST, first), write_run(tmp_path / OTHER, other))
+    assert [(arm.truncated, arm.strict_accuracy, arm.rules) for arm in comparison.arms] == [
+        (0.0, 0.6, {"boxed": {"n": 10, "correct": 6}}),
+        (0.4, 0.0, {"last_number": {"n": 10, "correct": 6}}),
+    ]
+    page = markdown(comparison)
+    assert "| truncated | strict accuracy |" in page
+    assert re.search(r"\| als prompt_0 .*\| +40 % \| +0.0 % \| +last_number 6/10 \|", page)
+    assert to_json(comparison)["arms"][1]["strict_accuracy"] == 0.0
+
+
 def test_labels_tell_arms_apart_by_as_little_of_the_path_as_does(tmp_path: Path) -> None:
     paths = [tmp_path / "x" / FIRST, tmp_path / "y" / FIRST, tmp_path / "x" / OTHER]
     arms = [read_arm(write_run(path, [True])) for path in paths]
@@ -369,14 +387,16 @@ def test_the_command_writes_a_page_and_the_same_numbers_as_json(tmp_path: Path, 
     arm_row, difference_row = cells(page, "als prompt_0")
     low, high = arm["accuracy_interval"]
     assert arm_row[1] == f"{100 * arm['correct'] / 160:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    assert arm_row[2:] == ["20.0", "0.5", f"{arm['relative_accuracy_per_second']:.3g}", "0"]
+    assert arm_row[2:6] == ["20.0", "0.5", f"{arm['relative_accuracy_per_second']:.3g}", "0"]
+    rule = f"boxed {arm['rules']['boxed']['correct']}/{arm['rules']['boxed']['n']}"
+    assert arm_row[6:] == [f"{arm['truncated']:.0%}".replace("%", " %"), f"{100 * arm['strict_accuracy']:.1f} %", rule]
     low, high = one["interval"]
     assert difference_row[1] == f"{100 * one['difference']:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     assert difference_row[2:4] == [str(one["helped"]), str(one["harmed"])]
     assert [float(cell) for cell in difference_row[4:6]] == pytest.approx([one["p"], one["p_holm"]], rel=0.05)
     assert difference_row[6] == f"{100 * one['detectable']:.1f}"
     assert one["conclusion"] in page
-    assert cells(page, "greedy_cot prompt_0")[0][-1] == "40"
+    assert cells(page, "greedy_cot prompt_0")[0][5] == "40"
     assert (written["n"], written["resamples"], written["seed"]) == (160, 400, 42)
 
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -139,6 +140,48 @@ def test_summary_averages_what_steered_modes_record() -> None:
     summary = summarise([a_line(0, steered_fraction=1.0), a_line(1, steered_fraction=0.5)])
     assert summary["steered_fraction"] == 0.75
     assert "mean_cosine" not in summary
+
+
+def by_rule(*found: tuple[str | None, bool, str]) -> list[ResultLine]:
+    """Lines of (extraction rule, whether the answer is right, finish reason)."""
+    lines = [a_line(index, correct=correct) for index, (_, correct, _) in enumerate(found)]
+    return [
+        replace(line, finish_reason=reason, details={"rule": rule})
+        for line, (rule, _, reason) in zip(lines, found, strict=True)
+    ]
+
+
+def test_summary_has_accuracy_by_extraction_rule_and_the_share_cut_off() -> None:
+    lines = by_rule(
+        ("boxed", True, "stop"),
+        ("boxed", False, "stop"),
+        ("last_number", True, "length"),
+        ("json", True, "stop"),
+        (None, False, "length"),
+    )
+    summary = summarise(lines, prompt_idx=0)
+    assert summary["truncated"] == 0.4
+    assert (summary["strict_accuracy"], summary["flexible_accuracy"], summary["accuracy"]) == (0.2, 0.6, 0.6)
+    assert summary["rules"] == {
+        "boxed": {"n": 2, "correct": 1},
+        "last_number": {"n": 1, "correct": 1},
+        "json": {"n": 1, "correct": 1},
+        "none": {"n": 1, "correct": 0},
+    }
+    assert summarise(lines, prompt_idx=1)["strict_accuracy"] == 0.2  # the one in JSON
+    assert "strict_accuracy" not in summarise(lines)  # what was asked for is not known
+    empty = summarise([], prompt_idx=0)
+    assert (empty["truncated"], empty["strict_accuracy"], empty["rules"]) == (None, None, {})
+
+
+def test_a_folders_summary_knows_what_its_prompt_asks_for(tmp_path: Path) -> None:
+    for prompt_idx, strict in ((0, 0.5), (1, 0.0)):
+        with RunFolder(tmp_path / str(prompt_idx)).open(CONFIG | {"prompt_idx": prompt_idx}) as folder:
+            for line in by_rule(("boxed", True, "stop"), ("last_number", True, "length")):
+                folder.append(line)
+            summary = folder.finish({0, 1})
+        assert summary is not None
+        assert (summary["strict_accuracy"], summary["flexible_accuracy"], summary["truncated"]) == (strict, 1.0, 0.5)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -48,6 +48,22 @@ def test_a_bar_in_a_cell_is_escaped() -> None:
     ]
 
 
+def test_table_shows_truncated_answers_and_accuracy_by_rule() -> None:
+    summary = {
+        "n": 4, "correct": 3, "answered": 1.0, "generated_tokens": 90, "seconds": 1.0, "tokens_per_second": 90.0,
+    }  # fmt: skip
+    rules = {"boxed": {"n": 2, "correct": 2}, "last_number": {"n": 2, "correct": 1}}
+    new = summary | {"truncated": 0.25, "strict_accuracy": 0.5, "flexible_accuracy": 0.75, "rules": rules}
+    head, _, old_row, row = (
+        [cell.strip() for cell in line.split("|")] for line in runs_table([("old", summary), ("new", new)]).splitlines()
+    )
+    cells, old_cells = dict(zip(head, row, strict=True)), dict(zip(head, old_row, strict=True))
+    assert cells["truncated"] == "25 %"
+    assert cells["strict accuracy"] == "50.0 %"
+    assert cells["right by rule"] == "boxed 2/2, last_number 1/2"
+    assert {old_cells[name] for name in ("truncated", "strict accuracy", "right by rule")} == {""}
+
+
 def simulated(rng: np.random.Generator, n: int, helped: float, harmed: float) -> tuple[list[bool], list[bool]]:
     """Two arms of which each problem is helped, harmed or left alone (half of those right) with these chances."""
     kinds = rng.choice(4, size=n, p=[helped, harmed, (1 - helped - harmed) / 2, (1 - helped - harmed) / 2])

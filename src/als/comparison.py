@@ -20,7 +20,19 @@ from als.errors import UserError
 from als.generation import TRANSFORMERS_MODES
 from als.models import model_label
 from als.records import ResultLine
-from als.runlog import CONFIG, LATER_FIELDS, SUMMARY, VECTOR_MADE_WITH, Json, in_words, read_folder_lines, read_json
+from als.runlog import (
+    CONFIG,
+    LATER_FIELDS,
+    SUMMARY,
+    VECTOR_MADE_WITH,
+    Json,
+    accuracy_by_form,
+    counts_by_rule,
+    in_words,
+    read_folder_lines,
+    read_json,
+    truncated_share,
+)
 from als.stats import (
     detectable_difference,
     holm,
@@ -89,6 +101,12 @@ class ArmResult:
     seconds_per_problem: float
     relative_accuracy_per_second: float | None
     """Accuracy over seconds a problem, divided by that of the first arm; None where that is 0 or took no time."""
+    truncated: float
+    """Share of answers that were cut off at max_new_tokens."""
+    strict_accuracy: float | None
+    """That of answers in the form that the prompt asks for; None where that is not known."""
+    rules: Mapping[str, Mapping[str, int]]
+    """Extraction rule -> n answers that it found, and how many of them are correct."""
 
 
 @dataclass(frozen=True)
@@ -357,6 +375,9 @@ def _arm_results(
                 tokens_per_problem=sum(line.generated_tokens for line in lines) / n,
                 seconds_per_problem=sum(line.seconds for line in lines) / n,
                 relative_accuracy_per_second=_ratio(efficiencies[place], efficiencies[0]),
+                truncated=truncated_share(lines),
+                strict_accuracy=accuracy_by_form(lines, prompt_idx=arm.config.get("prompt_idx")).get("strict_accuracy"),
+                rules=counts_by_rule(lines),
             )
         )
     return tuple(results)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from als.comparison import ALPHA, FEW, Comparison, Difference
 from als.runlog import Json
-from als.stats import accuracy_text, markdown_table
+from als.stats import accuracy_text, markdown_table, percent, rules_text, strict_text
 
 
 def to_json(comparison: Comparison) -> Json:
@@ -45,6 +45,7 @@ def markdown(comparison: Comparison) -> str:
 def _arms_table(comparison: Comparison) -> str:
     head: tuple[str, ...] = ("arm", "accuracy, 95 % Wilson interval", "tokens a problem", "seconds a problem")
     head += ("accuracy per second, relative", "problems not shared")
+    head += ("truncated", "strict accuracy", "right by rule")
     rows = [
         (
             arm.name,
@@ -53,6 +54,9 @@ def _arms_table(comparison: Comparison) -> str:
             f"{arm.seconds_per_problem:.3g}",
             _or_nothing(arm.relative_accuracy_per_second, "{:.3g}"),
             str(arm.unshared),
+            percent(arm.truncated),
+            strict_text(arm.strict_accuracy),
+            rules_text(arm.rules),
         )
         for arm in comparison.arms
     ]

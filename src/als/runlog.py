@@ -28,6 +28,7 @@ from typing import IO, Any
 from als.environment import Entry, add_entry, end_entry, environments_of, read_entries
 from als.errors import UserError
 from als.files import write_json, write_pt
+from als.prompts.solver import BOXED_IDX, JSON_IDX
 from als.records import Problem, ResultLine
 
 RESULTS = "results"
@@ -48,6 +49,9 @@ AVERAGED_DETAILS = (
 
 TEMPLATE_HASH = "chat_template_hash"
 """Field of config.json that says which chat template made the prompts; older folders lack it."""
+
+ASKED_RULES = {BOXED_IDX: "boxed", JSON_IDX: "json"}
+"""The extraction rule of the form that each prompt asks for."""
 
 LATER_FIELDS = {"engine": "transformers", "judge": "als"}
 """Fields of config.json that the oldest folders lack, and what held for those."""
@@ -279,7 +283,8 @@ class RunFolder:
         config = read_json(self.path / CONFIG)
         environments = environments_of((line.details.get("environment") for line in lines), read_entries(self.path))
         known = {"environments": environments} if environments else {}
-        return summarise(lines) | known | {"config_hash": config_hash(config)}
+        summary = summarise(lines, prompt_idx=config.get("prompt_idx"))
+        return summary | known | {"config_hash": config_hash(config)}
 
     def close(self) -> None:
         """Give back the locks, the file and the memory of the lines."""
@@ -328,8 +333,13 @@ def in_words(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in fields.items())
 
 
-def summarise(lines: Sequence[ResultLine]) -> Json:
-    """What summary.json says of a run's lines; means are per problem, and a failure is a wrong answer."""
+def summarise(lines: Sequence[ResultLine], *, prompt_idx: int | None = None) -> Json:
+    """What summary.json says of a run's lines; means are per problem, and a failure is a wrong answer.
+
+    Args:
+        lines: the run's, an index once.
+        prompt_idx: the solver prompt, for the accuracy of answers in the form that it asks for; None where unknown.
+    """
     n = len(lines)
     generated = sum(line.generated_tokens for line in lines)
     seconds = sum(line.seconds for line in lines)
@@ -337,13 +347,16 @@ def summarise(lines: Sequence[ResultLine]) -> Json:
         "n": n,
         "correct": sum(line.correct for line in lines),
         "accuracy": sum(line.correct for line in lines) / n if n else None,
+        **accuracy_by_form(lines, prompt_idx=prompt_idx),
         "answered": sum(line.answer is not None for line in lines) / n if n else None,
+        "truncated": truncated_share(lines) if n else None,
         "failures": sum(line.failed for line in lines),
         "judge_errors": sum("judge_error" in line.details for line in lines),
         "completion_tokens": sum(line.completion_tokens for line in lines),
         "generated_tokens": generated,
         "seconds": seconds,
         "tokens_per_second": generated / seconds if seconds else None,
+        "rules": counts_by_rule(lines),
     }
     return summary | _mean_details(lines) | _labels(lines)
 
@@ -356,6 +369,36 @@ def _labels(lines: Sequence[ResultLine]) -> Json:
 
     labels = describe_labels(lines)
     return {"labels": labels.to_json()} if labels else {}
+
+
+def truncated_share(lines: Sequence[ResultLine]) -> float:
+    """The share of at least one answer that was cut off at max_new_tokens."""
+    return sum(line.finish_reason == "length" for line in lines) / len(lines)
+
+
+def accuracy_by_form(lines: Sequence[ResultLine], *, prompt_idx: int | None) -> Json:
+    """Accuracy where only answers in the form that the prompt asks for count (strict), and where any does (flexible).
+
+    They are what lm-eval calls strict-match and flexible-extract.
+    """
+    if prompt_idx not in ASKED_RULES:
+        return {}
+    n, asked = len(lines), ASKED_RULES[prompt_idx]
+    strict = sum(line.correct and line.details.get("rule") == asked for line in lines)
+    return {
+        "strict_accuracy": strict / n if n else None,
+        "flexible_accuracy": sum(line.correct for line in lines) / n if n else None,
+    }
+
+
+def counts_by_rule(lines: Sequence[ResultLine]) -> dict[str, dict[str, int]]:
+    """Extraction rule -> answers that it found, and how many of them are right; `none` found nothing."""
+    counts: dict[str, dict[str, int]] = {}
+    for line in lines:
+        count = counts.setdefault(line.details.get("rule") or "none", {"n": 0, "correct": 0})
+        count["n"] += 1
+        count["correct"] += line.correct
+    return counts
 
 
 def _mean_details(lines: Sequence[ResultLine]) -> Json:

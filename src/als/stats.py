@@ -17,9 +17,12 @@ EXTRA_COLUMNS = {
     "first_reward": "first reward",
     "last_reward": "last reward",
     "judge_errors": "judge errors",
+    "truncated": "truncated",
+    "strict_accuracy": "strict accuracy",
+    "rules": "right by rule",
 }
-"""Means that only some modes have -> their columns; a column appears where some run has it."""
-_SHARES = ("steered_fraction", "json_valid")
+"""What only some modes or versions have -> their columns; a column appears where some run has it."""
+_SHARES = ("steered_fraction", "json_valid", "truncated")
 _COUNTS = ("judge_errors",)  # their columns appear where some run has more than 0
 
 
@@ -187,7 +190,7 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             name,
             str(summary["n"]),
             accuracy_text(summary["correct"], summary["n"]),
-            _percent(summary["answered"]),
+            percent(summary["answered"]),
             str(summary["generated_tokens"]),
             f"{summary['seconds']:.1f}",
             "" if summary["tokens_per_second"] is None else f"{summary['tokens_per_second']:.0f}",
@@ -215,7 +218,8 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), rule, *map(line, rows)])
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in whole percent: `31 %`."""
     return f"{share * 100:.0f} %"
 
 
@@ -223,9 +227,23 @@ def _has(column: str, summary: Mapping[str, Any]) -> bool:
     return bool(summary.get(column)) if column in _COUNTS else column in summary
 
 
-def _cell(column: str, value: float | None) -> str:
+def strict_text(accuracy: float | None) -> str:
+    """An accuracy without its interval: `31.2 %`; nothing where it is not known."""
+    return "" if accuracy is None else f"{accuracy * 100:.1f} %"
+
+
+def rules_text(rules: Mapping[str, Mapping[str, int]]) -> str:
+    """Right answers of all that each extraction rule found: `boxed 15/20, last_number 1/4`."""
+    return ", ".join(f"{rule} {count['correct']}/{count['n']}" for rule, count in rules.items())
+
+
+def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
+    if column == "rules":
+        return rules_text(value)
+    if column == "strict_accuracy":
+        return strict_text(value)
     if column in _COUNTS:
         return str(value)
-    return _percent(value) if column in _SHARES else f"{value:.2f}"
+    return percent(value) if column in _SHARES else f"{value:.2f}"
