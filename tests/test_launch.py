@@ -8,6 +8,7 @@ from als.cli import main
 from als.cli.options import parse
 from als.errors import UserError
 from als.launch import alone_on_its_gpu, launched, local_gpu, local_rank
+from als.models import resolve_device
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
 NAMES += ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
@@ -72,6 +73,13 @@ def test_a_batch_script_is_one_process_whatever_the_job_may_start(step, set_all)
 def test_ranks_of_pmi2_have_slurms_local_rank(set_all) -> None:
     set_all(PMI_RANK=5, PMI_SIZE=8, SLURM_PROCID=5, SLURM_NTASKS=8, SLURM_LOCALID=1, SLURM_STEP_ID=0)
     assert (launched(), local_rank(), local_gpu()) == ((5, 8), 1, 1)
+
+
+def test_the_model_goes_to_the_gpu_of_the_local_rank(set_all, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    set_all(PMI_RANK=5, PMI_SIZE=8, SLURM_PROCID=5, SLURM_NTASKS=8, SLURM_LOCALID=1, SLURM_STEP_ID=0)
+    assert str(resolve_device("auto")) == "cuda:1"
 
 
 def test_a_task_that_sees_one_gpu_takes_it(set_all) -> None:

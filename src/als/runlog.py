@@ -163,9 +163,9 @@ class RunFolder:
 
     def begin(self, environment: Entry | None = None) -> None:
         """Mark the run as not done, since lines are to follow; note in what environment, where that is given."""
-        (self.path / SUMMARY).unlink(missing_ok=True)
         if environment is not None:
             self._entry = add_entry(self.path, environment)
+        (self.path / SUMMARY).unlink(missing_ok=True)
 
     def _holds_anything(self) -> bool:
         """Whether there is a folder with any file but a lock."""

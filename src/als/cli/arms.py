@@ -213,14 +213,14 @@ def _check_vector_of(arm: Arm, vector: SteeringVector, *, overwrite: bool) -> No
 
 
 def _vector_in(folder: Path) -> tuple[object, object] | None:
-    """Name and hash of the vector that a run folder belongs to; None where there is no such folder."""
+    """Name and hash of the vector that a run folder belongs to; None where there is no such folder or vector."""
     from als.runlog import CONFIG, read_json
 
     path = folder / CONFIG
     if not path.exists():
         return None
     config = read_json(path)
-    return config.get("vector"), config.get("vector_sha256")
+    return (config["vector"], config.get("vector_sha256")) if "vector" in config else None
 
 
 def evaluate(arms: Sequence[Arm], engine: Engine, problems: list[Problem]) -> list[Json | None]:
