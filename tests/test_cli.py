@@ -289,6 +289,20 @@ def test_a_model_with_several_streams_runs_but_is_not_steered(smollm2_path, vect
     assert run(main, *greedy("gemma3n", "--prompts_to_run", "0")) == 0
 
 
+def test_answers_without_a_configuration_are_neither_adopted_nor_lost(tiny_path, here, capsys) -> None:
+    assert run(main, *greedy(tiny_path, "--prompts_to_run", "0")) == 0
+    (folder,) = (path.parent for path in here.rglob("config.json"))
+    (folder / "config.json").unlink()
+    answers = (folder / "results.jsonl").read_bytes()
+    other = greedy(tiny_path, "--prompts_to_run", "0", "--max_new_tokens", "5")
+    for more in ("--resume",), ():
+        assert "without config.json" in refused(main, *other, *more, capsys=capsys, here=here)
+    assert run(main, *other, "--overwrite") == 0
+    assert (folder.with_name("prompt_0.1") / "results.jsonl").read_bytes() == answers
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert {line["completion_tokens"] for line in lines} == {5}
+
+
 def test_hub_out_of_reach_is_told_within_40_seconds(here) -> None:
     """With the network of this machine, or the lack of it; a closed port stands for the hub either way."""
     for options in (("--model_name_or_path", "Qwen/Qwen2.5-7B-Instruct"), ("--dataset", "openai/gsm8k")):

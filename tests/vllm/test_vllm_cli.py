@@ -88,7 +88,7 @@ def test_killed_terminated_and_resumed(common, tmp_path, solver_prompts, bench: 
     assert process.returncode == 143, err
     assert "--resume" in err
     folder = run_folder(tmp_path / "out")
-    assert folder.name == f"prompt_0_alpha{ALPHA}_layer{LAYER}_vllm"
+    assert folder.name == f"prompt_0_alpha{ALPHA}_layer{LAYER}_vllm_v"
     assert 6 <= len(completions(folder)) < 32
     assert main.main([*command, "--resume"]) == 0
     steering = bench.steering(LAYER, "raw", 0.1)
