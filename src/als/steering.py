@@ -15,7 +15,8 @@ chunks, drafted tokens, continuous batching. They cannot be noticed in a decodin
 `custom_generate`, or in right-padded batches; there the caller has to avoid them.
 
 A model or block that was compiled before runs without its compiled code inside the block, because compiled code does
-not call a hook that was added later. After the block the compiled code is used again.
+not call a hook that was added later. This holds for everything that torch.compile made in the process. After the
+block the compiled code is used again.
 """
 
 from __future__ import annotations
