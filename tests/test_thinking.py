@@ -35,10 +35,10 @@ EXAMPLES = "".join(
     TURN.format(question) + f"<think>\n{reasoning}\n</think>\n\nThe answer is \\boxed{{{answer}}}.<|im_end|>\n"
     for question, reasoning, answer in SHOWN
 )
-THINKING = (
-    "{% raw %}" + EXAMPLES + "{% endraw %}" + TURN.format("{{ messages[-1]['content'] }}")
-)  # as Qwen3: the model opens the block
-OPENED = THINKING + "<think>\n"  # as DeepSeek-R1: the template opens it
+QUESTION = "{{ messages[-1]['content'].split('\\n')[0] }}"  # without what the solver prompt says of the answer's form
+ASKED = "{% raw %}" + EXAMPLES + "{% endraw %}" + TURN.format(QUESTION).rstrip()
+THINKING = ASKED + "{{ '\\n' }}"  # as Qwen3: the model opens the block
+OPENED = ASKED + "{{ '\\n<think>\\n' }}"  # as DeepSeek-R1: the template opens it
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_every_mode_begins_with_the_prefill(engine_with):
 
 def test_a_model_that_thinks_is_steered_and_read_behind_its_block(engine_with):
     """The model opens the block itself, closes it, and answers in prose: nothing is JSON, nothing is steered."""
-    lines = list(als_gated.run(engine_with(THINKING), PROBLEMS, settings(prompt_idx=1)))
+    lines = list(als_gated.run(engine_with(THINKING), PROBLEMS, settings()))
     assert all(line.completion.startswith("<think>") and "</think>" in line.completion for line in lines)
     assert [line.details["steered_fraction"] for line in lines] == [0, 0]
     for line in lines:
@@ -173,7 +173,7 @@ def run_main(smollm2_path, tmp_path, monkeypatch):
 
 
 def config(tmp_path) -> dict:
-    [path] = tmp_path.rglob("prompt_*/config.json")
+    [path] = tmp_path.rglob("prompt_?/config.json")
     return json.loads(path.read_text())
 
 
@@ -259,13 +259,13 @@ def test_wrong_options_are_one_sentence(run_main, tmp_path, capsys, options, sai
 
 
 def test_what_verifiers_need_is_said_with_numbers_that_work(run_main, engine_with, capsys):
-    """The model knows 2048 positions; what the message advises is accepted, and no more."""
-    assert run_main("--generation_mode", "latentseek", "--max_new_tokens", "1500", prompt_idx="0") == 2
+    """The model knows 8192 positions; what the message advises is accepted, and no more."""
+    assert run_main("--generation_mode", "latentseek", "--max_new_tokens", "5000", prompt_idx="0") == 2
     said = capsys.readouterr().err
-    assert "an answer of --max_new_tokens 1500 in it and a verdict of --verifier_max_new_tokens 1500" in said
+    assert "an answer of --max_new_tokens 5000 in it and a verdict of --verifier_max_new_tokens 5000" in said
     most = int(re.search(r"at most (\d+) together", said)[1])
     problems = load_problems("arithmetic", split="test")[:2]
-    longest = check_verifiers(engine_with(), problems, max_new_tokens=1500, verifier_max_new_tokens=most - 1500)
-    assert longest == 2048 - most + 1500
+    longest = check_verifiers(engine_with(), problems, max_new_tokens=5000, verifier_max_new_tokens=most - 5000)
+    assert longest == 8192 - most + 5000
     with pytest.raises(UserError, match=f"at most {most} together"):
-        check_verifiers(engine_with(), problems, max_new_tokens=1500, verifier_max_new_tokens=most - 1499)
+        check_verifiers(engine_with(), problems, max_new_tokens=5000, verifier_max_new_tokens=most - 4999)
