@@ -51,8 +51,8 @@ class Judge:
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
             tokens, _ = decode(self.model, ids, eos=self.eos, max_new_tokens=self.max_new_tokens)
             self.costs[text] += len(tokens)
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            found[check] = last_verdict(text) if tokens[-1] in self.eos else None
+            said = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            found[check] = last_verdict(said) if tokens[-1] in self.eos else None
         return found
 
     def reward(self, text: str) -> float:

@@ -28,7 +28,7 @@ from als.reward import read_verdict
 from conftest import ARCHITECTURES, WORDS, randomise
 from latentseek_oracle import Found, Judge, decode, head_logits, judging_tokenizer, search
 
-ENDS = [0, 17, 88]
+ENDS = [0, 12, 36, 60, 61, 68, 72, 92]
 NEW = 20
 QUESTION = "w3 w59 ?"
 PROBLEM = Problem(0, QUESTION, "5")
@@ -141,7 +141,7 @@ def test_smollm2_is_the_oracles(smollm2):
         "<|im_start|>user\nRepeat: The answer is 42.<|im_end|>\n<|im_start|>assistant\n",
     )
     seek = LatentSeekSettings(lr=1.0, k=0.7, max_num_steps=1, reward_threshold=0.0, boxed_rule=False)
-    settings = Settings(benchmark="arithmetic", max_new_tokens=13, latentseek=seek)
+    settings = Settings(benchmark="arithmetic", max_new_tokens=13, latentseek=seek, verifier_max_new_tokens=14)
     done = Search(TransformersEngine(model, tokenizer, batch_size=4), Problem(0, question, "42"), prompt, settings)
     line = done.run()
     one_by_one = TransformersEngine(model, tokenizer, batch_size=1)
@@ -151,7 +151,7 @@ def test_smollm2_is_the_oracles(smollm2):
         lost = 0
         for check, weight in {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}.items():
             asked = one_by_one.render(verifier_messages(check, question=question, completion=text))
-            [(_, output)] = one_by_one.generate([asked], max_new_tokens=13)
+            [(_, output)] = one_by_one.generate([asked], max_new_tokens=14)
             verdicts.append(read_verdict(output.completion))
             lost += weight * (verdicts[-1] is not True)
         return -lost / 6
@@ -385,8 +385,8 @@ def test_forced_tokens_end_where_they_hold_an_end(tiny_model, tokenizer):
     model = copy.deepcopy(tiny_model("llama"))
     model.generation_config.eos_token_id = ENDS
     decoder = LatentDecoder(TransformersEngine(model, tokenizer), PROMPTS[0], max_new_tokens=4)
-    ended = decoder.continue_from([3, 17, 12])
-    assert (ended.tokens, ended.stopped, ended.text) == ((3, 17), True, tokenizer.decode([3, 17]))
+    ended = decoder.continue_from([3, ENDS[1], 11])
+    assert (ended.tokens, ended.stopped, ended.text) == ((3, ENDS[1]), True, tokenizer.decode([3, ENDS[1]]))
     assert decoder.continue_from([3, 7, 11, 0]).stopped is True
     full = decoder.continue_from([3, 7, 11, 15])
     assert (full.tokens, full.stopped) == ((3, 7, 11, 15), False)

@@ -29,8 +29,8 @@ class Counting(TransformersEngine):
 
 # --- A random model whose vocabulary holds verdicts: each answer gets verdicts of its own.
 
-NEW = 12
-ENDS = [0, *range(1, 96, 8), *range(4, 96, 8)]  # a quarter of the words, true and false verdicts among them
+NEW = 8
+ENDS = [0, 5, 12, 24, 25, 33, 37, 48, 77, 85]  # verdicts among them, so that some answers end with one
 ANSWERS = [
     ("w3 w7 ?", "w11 \\boxed{2} w15"),
     ("w19 ?", ""),
@@ -98,7 +98,7 @@ def test_answers_keep_their_places(judging, alone):
 
 def test_answers_are_judged_differently(alone):
     assert len({tuple(one.values()) for one in alone}) > 2
-    assert {verdict for one in alone for verdict in one.values()} == {True, False}
+    assert {verdict for one in alone for verdict in one.values()} == {True, False, None}
 
 
 def test_no_answers_no_verdicts(judging):
@@ -119,7 +119,7 @@ def test_verdicts_are_not_read_from_the_prompt(judging, tiny_tokenizer):
 # --- The real model.
 
 QUESTIONS = [("What is 6 * 7?", "The answer is 42.")]
-SMOLLM2_NEW = 13
+SMOLLM2_NEW = 14
 
 
 def test_smollm2_says_the_same_alone_and_together(smollm2):

@@ -25,15 +25,22 @@ BOXED_SYSTEM = {
 }
 BOXED_USER = dict.fromkeys(BOXED_SYSTEM, QUESTION_SLOT)
 
-JSON_SYSTEM = dict.fromkeys(BOXED_SYSTEM, "You are a helpful assistant that replies in JSON.")
-# The form comes after the question: small models hold on to what they read last.
-_FILL_IN = (
-    QUESTION_SLOT + "\n\nFill in this JSON object and write nothing else:\n"
-    '{"thought process": "<reasoning, step by step>", '
+JSON_SYSTEM = dict.fromkeys(BOXED_SYSTEM, "You solve math problems. You reply with one JSON object and nothing else.")
+# The form comes after the question: small models follow what they read last, and an example more than a description.
+_JSON_FORM = (
+    QUESTION_SLOT
+    + '\n\nReply with one JSON object on one line. "thought process" is your whole reasoning, step by step. '
+    '"final answer" is the answer alone{answer_form}. For the question "{question}" the reply would be:\n'
 )
 JSON_USER = {
-    "number": _FILL_IN + '"final answer": "<answer>"}',
-    "math": _FILL_IN + '"final answer": "<answer, as LaTeX>"}',
+    "number": _JSON_FORM.format(
+        answer_form="", question="A pen costs 3 dollars and a book 12 dollars. What do 2 pens and 1 book cost together?"
+    )
+    + '{"thought process": "2 pens cost 2 * 3 = 6 dollars. The book costs 12 dollars. Together they cost '
+    '6 + 12 = 18 dollars.", "final answer": "18"}',
+    "math": _JSON_FORM.format(answer_form=", as LaTeX", question="What is half the area of a circle of radius 3?")
+    + r'{"thought process": "The area of a circle of radius r is \\pi r^2. The radius is 3, so the area is 9\\pi. '
+    r'Half of it is 9\\pi divided by 2, which is \\frac{9\\pi}{2}.", "final answer": "\\frac{9\\pi}{2}"}',
 }
 
 DEFAULT_PREFILLS = {BOXED_IDX: "", JSON_IDX: f'{{"{FREE_TEXT_KEY}": "'}
