@@ -106,7 +106,9 @@ _CONDITION = re.compile(r"\s*,?\s*(?:as|at|because|for|if|since|when|where|with)
 _PLAIN_FORMULA = re.compile(
     r"(?!\\begin\{(?!.?matrix))(?:[-+(\[{\\$]*\d|[-+(\[{]*\\[a-zA-Z{]|[-+(\[{]*[a-zA-Z]\s*(?:[-+^/*=<>_,(]|\\))"
 )
-_NEW_STATEMENT = re.compile(r"[\n,;:.!?=<>+*/×]|\b(?:is|are|was|so|then|thus|hence|therefore|because|which|or|but)\b")
+_NEW_STATEMENT = re.compile(
+    r"[\n,;:.!?=<>+*/×\\→⇒]|\b(?:is|are|was|so|then|thus|hence|therefore|because|which|or|but)\b"
+)
 _COUNTED = r"(?:values?|solutions?|ways|possibilities|integers|numbers|choices|pairs|options|measures|multiples)"
 _EXPLANATION = re.compile(r"\W*(?:explanation|rationale|reason(?:ing)?|justification|because)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"=|\b(?:so|thus|hence|therefore|in total|altogether|makes)\b", re.IGNORECASE)
