@@ -38,6 +38,7 @@ _BETWEEN_BOXES = re.compile(
     r"[\s$&{}]|\\[,;:! ()\[\]]|\\text(?:rm|bf)?(?![a-zA-Z])|(?<![a-zA-Z])[a-zA-Z](?:_\w)?\s{0,9}=|" + _SEPARATOR.pattern
 )
 _MAX_BETWEEN_BOXES = 80
+_MAX_LISTED_BOXES = 30
 _JSON_KEY = re.compile(r"""["'“”]\s{0,3}final[\s_-]?answer\s{0,3}["'“”]\s{0,9}:\s{0,99}""", re.IGNORECASE)
 _CALCULATION = re.compile(r"<<[^<>\n]{0,200}>>(?=[-$€£\s]{0,5}[\d.])")
 
@@ -156,15 +157,20 @@ def _boxed(text: str, is_numeric: bool) -> str | None:
     boxes = sorted((box for box in _boxes(text) if box[2]), key=lambda box: box[0])
     if not boxes:
         return None
-    answer = boxes[-1][2]
-    for (_, end, content), (start, _, last) in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
-        between = text[end:start]
-        if not _in_one_statement(between):
+    listed = [boxes[-1][2]]
+    for (_, end, content), (start, _, last) in itertools.islice(
+        zip(reversed(boxes[:-1]), reversed(boxes), strict=False), _MAX_LISTED_BOXES
+    ):
+        if not _in_one_statement(text[end:start]):
             break
-        value = numbers.parse_number(content)
-        if content != last and (value is None or value != numbers.parse_number(last)):
-            answer = rf"{content} \text{{ or }} {answer}" if re.search(r"\bor\b", between) else f"{content}, {answer}"
-    return answer
+        if content != last and not _same_value(content, last):
+            listed += [r" \text{ or } " if re.search(r"\bor\b", text[end:start]) else ", ", content]
+    return "".join(reversed(listed))
+
+
+def _same_value(content: str, other: str) -> bool:
+    value = numbers.parse_number(content)
+    return value is not None and value == numbers.parse_number(other)
 
 
 def _in_one_statement(between: str) -> bool:

@@ -49,6 +49,7 @@ _UNLATEX: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\([$%])"), r"\1"),
     (re.compile(r"\\[()\[\]]|[*`\"]{2,}|[`\"“”]"), " "),
     (re.compile(r"(?<=\d)\s*(?:\\times|\\cdot|×)\s*10\s*\^\s*\{?\s*(-?\d{1,2})\s*\}?"), r"e\1"),
+    (re.compile(r"(?<![\w.,^}])10\s*\^\s*(?:\{\s*(-?\d{1,2})\s*\}|(-?\d{1,2})(?!\d))"), r"1e\1\2"),
     (re.compile(r"[\u2212\u2012\u2013\u2014]"), "-"),
     (re.compile(r"(?<=[a-zA-Z}])\s*\^\s*\{?[23]\}?|[²³]"), " "),
     (re.compile(r"\b(\d{1,2}):00\b(?!:)"), r"\1"),
@@ -57,6 +58,8 @@ _UNLATEX: list[tuple[re.Pattern[str], str]] = [
 _REPEATING = re.compile(
     r"(?<![\d.])(?P<whole>\d{0,30})\.(?P<fixed>\d{0,30})\\(?:overline|bar)\s?\{\s?(?P<period>\d{1,30})\s?\}"
 )
+_SUPERSCRIPTS = re.compile("[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
+_SUBSCRIPTS = re.compile("[\u2080-\u2089]+")
 _OTHER_SIGNS = {"\u066b": ".", "\u066c": ",", "\u066a": "%"}  # the signs between and behind Arabic digits
 
 _TAIL_FACTORS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -92,11 +95,17 @@ def unlatex(text: str) -> str:
 def to_ascii(text: str) -> str:
     r"""Write other scripts' digits, full-width signs and fractions such as "½", and repeating decimals, in LaTeX's way.
 
-    "１２" and "١٢" become 12, "1½" becomes 1\frac{1}{2}, "0.\overline{3}" becomes \frac{3}{9}.
+    "１２" and "١٢" become 12, "x²" becomes x^{2}, "1½" becomes 1\frac{1}{2}, "0.\overline{3}" becomes \frac{3}{9}.
     """
     if not text.isascii():
+        text = _SUPERSCRIPTS.sub(lambda found: f"^{{{_digits(found[0])}}}", text)
+        text = _SUBSCRIPTS.sub(lambda found: f"_{{{_digits(found[0])}}}", text)
         text = "".join(map(_ascii_character, text))
     return _REPEATING.sub(_repeating_decimal, text)
+
+
+def _digits(small: str) -> str:
+    return unicodedata.normalize("NFKC", small).replace("\u2212", "-")
 
 
 def _ascii_character(character: str) -> str:
