@@ -11,17 +11,13 @@ is stopped at a chosen write to the disk, and is killed or told to stop there.
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ import pytest
 from als.runlog import read_folder_lines
 from als.states import read_state
 from conftest import TINY_HIDDEN, TINY_LAYERS
+from forked import Forked, hear_ctrl_c
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("ALS_KILLS", "10"))
@@ -98,67 +95,7 @@ def commands(model, options, vector) -> dict[str, list[str]]:
 SWEEP = ["--alphas", "0,0.5", "--layers", "1", "--thresholds", "none", "--scales", "raw", "--selection_range", "0:6"]
 
 
-def hear_ctrl_c() -> None:
-    """A shell starts background jobs deaf to Ctrl-C, and their children inherit it; not those of these tests."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 FORKED = "forked "
-
-
-class Forked:
-    """A command in a process that has its libraries from the start; the part of subprocess.Popen that is used here."""
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["als.cli.main", "als.cli.collect_states", "als.engines.transformers_engine", "als.generation.latentseek"]
-        + ["als.states", "als.answers.judge", "transformers.models.llama.modeling_llama"]
-        + [f"transformers.models.auto.{name}" for name in ("modeling_auto", "tokenization_auto")]
-    )
-
-    def __init__(self, name: str, arguments: list[str], *, stop_at: int | None) -> None:
-        self._files = [tempfile.NamedTemporaryFile(suffix=suffix) for suffix in (".out", ".err")]  # noqa: SIM115
-        streams = [file.name for file in self._files]
-        self._process = self.context.Process(target=run_forked, args=(name, arguments, streams, stop_at))
-        self._process.start()
-        self.pid = self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        self._process.join(timeout)
-        if self.returncode is None:
-            raise subprocess.TimeoutExpired("forked", timeout)
-        out, err = (Path(file.name).read_text() for file in self._files)
-        return out, err
-
-
-def run_forked(name: str, arguments: list[str], streams: list[str], stop_at: int | None) -> None:
-    """What the child does: it stops itself, as SIGSTOP does, as soon as the stop_at-th write is on the disk."""
-    hear_ctrl_c()
-    for stream, path in zip((sys.stdout, sys.stderr), streams, strict=True):
-        os.dup2(os.open(path, os.O_WRONLY), stream.fileno())
-    if stop_at is not None:
-        written, fsync = itertools.count(1), os.fsync
-
-        def counted(file: int) -> None:
-            fsync(file)
-            if next(written) == stop_at:
-                os.kill(os.getpid(), signal.SIGSTOP)
-
-        os.fsync = counted
-    sys.exit(importlib.import_module(f"als.cli.{name}").main(arguments))
 
 
 def start(command: list[str], output: Path, *more: str, launcher: tuple[str, ...] = (), stop_at: int | None = None):

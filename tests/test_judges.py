@@ -116,7 +116,7 @@ def test_the_runs_identity_and_folder_say_which_judge(tiny_path, tmp_path, monke
 
 def test_folders_of_sweeps_and_states_say_which_judge() -> None:
     common = ["--model_name_or_path", "m", "--dataset", "arithmetic", "--judge", "math_verify"]
-    grid = ["--vector_name_template", "v.pt", "--selection_range", "0:9"]
+    grid = ["--vector_name_template", "v{prompt_idx}.pt", "--selection_range", "0:9"]
     cells = parse(sweep.Config, [*common, *grid], prog="", description="")
     assert sweep._folder(cells).name == "prompt_0_math_verify"
     assert run_folder(sweep.run_config(cells, **sweep._selection_fields(cells)), 0).name == "prompt_0_train_math_verify"

@@ -103,8 +103,8 @@ def test_an_answer_that_meets_the_limit_is_wrong_and_counted(tmp_path: Path) -> 
         summary = folder.finish({0, 1, 2})
     assert summary is not None
     assert (summary["n"], summary["correct"], summary["judge_errors"]) == (3, 1, 1)
-    assert runs_table([("a", summary)]).splitlines()[0].endswith(" judge errors |")
-    assert runs_table([("a", summary)]).splitlines()[2].endswith(" 1 |")
+    head, _, row = ([cell.strip() for cell in line.split("|")] for line in runs_table([("a", summary)]).splitlines())
+    assert row[head.index("judge errors")] == "1"
     assert "judge errors" not in runs_table([("a", {**summary, "judge_errors": 0})])
 
 
