@@ -32,7 +32,7 @@ ENDS = [0, 12, 36, 60, 61, 68, 72, 92]
 NEW = 20
 QUESTION = "w3 w59 ?"
 PROBLEM = Problem(0, QUESTION, "5")
-PROMPTS = ["w3 w7 w11", "w15 w19 w23 w27 w31 w35", "w39"]
+PROMPTS = ["w3 w7 w11", "w15 w19 w23 w27 w31 w35", "w51"]
 SEEK = LatentSeekSettings(lr=0.3, k=0.4, max_num_steps=4, reward_threshold=-0.1)
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -293,7 +293,7 @@ def test_clipped_gradients_are_the_oracles(ours, theirs):
 def test_soft_capping_is_in_the_gradient(ours, theirs):
     """What the capped model finds is not what it would find without the cap."""
     unlike = []
-    for prompt in PROMPTS[:1]:
+    for prompt in PROMPTS[1:2]:
         done, _ = ours("gemma2_capped", prompt)
         uncapped, _ = theirs("gemma2_capped", prompt, capped=False)
         unlike.append(tokens(done) != uncapped.tokens)
@@ -304,7 +304,7 @@ def test_soft_capping_is_in_the_gradient(ours, theirs):
 @pytest.mark.parametrize("boxed_rule", [True, False])
 def test_the_box_counts_where_the_prompt_asks_for_it(model, tokenizer, theirs, boxed_rule, prompt_idx):
     """`w39` on llama: the greedy answer has no box and fails some checks."""
-    found, judge = theirs("llama", PROMPTS[2])
+    found, judge = theirs("llama", "w39")
     assert "\\boxed{" not in found.texts[0]
     weights = {"calculation": 2, "answer": 1, "completeness": 2, "understanding": 1}
     failed = sum(weights[check] for check, verdict in judge.verdicts(found.texts[0]).items() if verdict is not True)
@@ -314,7 +314,7 @@ def test_the_box_counts_where_the_prompt_asks_for_it(model, tokenizer, theirs, b
         max_new_tokens=NEW,
         latentseek=replace(SEEK, max_num_steps=0, boxed_rule=boxed_rule),
     )
-    done = Search(TransformersEngine(model("llama"), tokenizer), PROBLEM, PROMPTS[2], settings)
+    done = Search(TransformersEngine(model("llama"), tokenizer), PROBLEM, "w39", settings)
     done.run()
     asked = boxed_rule and prompt_idx == 0
     assert done.rewards == pytest.approx([-(failed + 2 * asked) / 6])
