@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 import shutil
 
 import pytest
@@ -15,7 +16,8 @@ import torch
 
 from als.answers.extract import extract_answer
 from als.benchmarks import load_problems
-from als.cli import main
+from als.cli import main, sweep
+from als.cli.options import parse
 from als.engines.transformers_engine import TransformersEngine
 from als.errors import UserError
 from als.generation import als_gated, greedy_cot, latentseek, self_consistency
@@ -256,6 +258,17 @@ def test_wrong_options_are_one_sentence(run_main, tmp_path, capsys, options, sai
     assert said in error
     assert "Traceback" not in error
     assert not (tmp_path / "output").exists()
+
+
+def test_the_command_that_a_sweep_prints_has_the_options_of_the_prompt():
+    asked = {"chat_template_kwargs": {"enable_thinking": False}, "system_prompt": "", "prefill": "So it's"}
+    options = ["--model_name_or_path", "M", "--dataset", "arithmetic", "--vector_name_template", "v{prompt_idx}.pt"]
+    options += ["--selection_range", "0:9", "--chat_template_kwargs", json.dumps(asked["chat_template_kwargs"])]
+    options += ["--system_prompt", asked["system_prompt"], "--prefill", asked["prefill"]]
+    words = shlex.split(sweep._test_command(parse(sweep.Config, options, prog="", description="")))
+    words = words[words.index("--model_name_or_path") : words.index("--settings")]
+    again = parse(main.Config, [*words, "--generation_mode", "als"], prog="", description="")
+    assert {name: getattr(again, name) for name in asked} == asked
 
 
 def test_what_verifiers_need_is_said_with_numbers_that_work(run_main, engine_with, capsys):

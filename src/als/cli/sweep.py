@@ -16,7 +16,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,9 +242,18 @@ def _test_command(config: Config) -> str:
     words = _main_command()
     for name, value in shared(config, RunConfig).items():
         if name not in ("resume", "overwrite", "run_name", "shard") and value != defaults[name]:
-            words += [f"--{name}", *([] if value is True else ["auto" if value is None else str(value)])]
+            words += [f"--{name}", *_as_words(value)]
     words += ["--prompts_to_run", str(config.solver_prompt_idx), "--settings", str(_folder(config) / CHOSEN)]
     return shlex.join(words)
+
+
+def _as_words(value: object) -> list[str]:
+    """An option's value as it is written on a command line."""
+    if value is True:
+        return []
+    if isinstance(value, Mapping):
+        return [json.dumps(value)]
+    return ["auto" if value is None else str(value)]
 
 
 def _main_command() -> list[str]:
