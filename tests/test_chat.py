@@ -150,3 +150,9 @@ def test_a_block_that_the_prompt_opens():
     assert opened_block("assistant\n<think>\n") == "<think>\n"
     assert opened_block("assistant\n<think>\n\n</think>\n\n") == ""
     assert opened_block("") == ""
+
+
+def test_a_template_that_refuses_every_form_is_one_sentence(tiny_tokenizer):
+    template = with_template(tiny_tokenizer, "{{ raise_exception('no') }}")
+    with pytest.raises(UserError, match="the model's chat template refuses the conversation: no"):
+        template.render([{"role": "system", "content": "Be brief."}, *USER])

@@ -16,6 +16,7 @@ from als.answers.worker import Worker
 from als.cli import collect_states, compare_runs, main, sweep
 from als.cli.arms import run_folder
 from als.cli.options import parse
+from als.generation.self_consistency import elect
 from als.records import Completion, Problem, ResultLine, Verdict, result_line
 from als.runlog import CONFIG, RunFolder, read_folder_lines, read_json
 
@@ -120,7 +121,7 @@ def test_folders_of_sweeps_and_states_say_which_judge() -> None:
     cells = parse(sweep.Config, [*common, *grid], prog="", description="")
     assert sweep._folder(cells).name == "prompt_0_math_verify"
     assert run_folder(sweep.run_config(cells, **sweep._selection_fields(cells)), 0).name == "prompt_0_train_math_verify"
-    assert "--judge math_verify" in sweep._test_command(cells)
+    assert "--judge=math_verify" in sweep._test_command(cells)
     states = parse(collect_states.Config, [*common, "--label_by", "answer"], prog="", description="")
     assert collect_states._folder(states).name == "prompt0_answer_math_verify"
 
@@ -284,3 +285,25 @@ def test_reasons(monkeypatch, completion: str, answer: str | None, gold: str, wh
 
     right, wrong = Verdict(gold, gold, True, "boxed"), Verdict(answer, gold, False, None if answer is None else "boxed")
     assert reason(completion, right, wrong) == why
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_every_judge_reads_what_follows_the_reasoning(judge) -> None:
+    for text, correct in (("<think>\\boxed{4}</think>\\boxed{5}", True), ("<think>so \\boxed{5}", False)):
+        verdict = judge_by(judge, text, "5", benchmark="gsm8k", prompt_idx=0)
+        assert verdict.correct is correct, text
+
+
+def test_samples_without_an_answer_do_not_vote_and_their_errors_are_kept() -> None:
+    texts = ["I do not know this one.", "Nor this one.", "\\boxed{18}"]
+    verdicts = [judge_by("lm_eval", text, "18", benchmark="math-500", prompt_idx=0) for text in texts]
+    assert elect(verdicts, "18", benchmark="math-500")[0].correct
+    failed = Verdict(None, "18", False, None, error="time limit of 10 CPU seconds")
+    assert elect([failed, failed], "18", benchmark="math-500")[0].error == "in the vote: time limit of 10 CPU seconds"
+
+
+def test_strict_accuracy_is_of_the_rules_of_the_judge_als() -> None:
+    from als.runlog import accuracy_by_form
+
+    assert accuracy_by_form([], prompt_idx=0) == {"strict_accuracy": None, "flexible_accuracy": None}
+    assert accuracy_by_form([], prompt_idx=0, judge="math_verify") == {}

@@ -261,12 +261,12 @@ def test_wrong_options_are_one_sentence(run_main, tmp_path, capsys, options, sai
 
 
 def test_the_command_that_a_sweep_prints_has_the_options_of_the_prompt():
-    asked = {"chat_template_kwargs": {"enable_thinking": False}, "system_prompt": "", "prefill": "So it's"}
+    asked = {"chat_template_kwargs": {"enable_thinking": False}, "system_prompt": "", "prefill": "-So it's"}
     options = ["--model_name_or_path", "M", "--dataset", "arithmetic", "--vector_name_template", "v{prompt_idx}.pt"]
     options += ["--selection_range", "0:9", "--chat_template_kwargs", json.dumps(asked["chat_template_kwargs"])]
-    options += ["--system_prompt", asked["system_prompt"], "--prefill", asked["prefill"]]
+    options += ["--system_prompt", asked["system_prompt"], f"--prefill={asked['prefill']}"]
     words = shlex.split(sweep._test_command(parse(sweep.Config, options, prog="", description="")))
-    words = words[words.index("--model_name_or_path") : words.index("--settings")]
+    words = words[words.index("--model_name_or_path=M") : words.index("--settings")]
     again = parse(main.Config, [*words, "--generation_mode", "als"], prog="", description="")
     assert {name: getattr(again, name) for name in asked} == asked
 

@@ -376,7 +376,9 @@ def _arm_results(
                 seconds_per_problem=sum(line.seconds for line in lines) / n,
                 relative_accuracy_per_second=_ratio(efficiencies[place], efficiencies[0]),
                 truncated=truncated_share(lines),
-                strict_accuracy=accuracy_by_form(lines, prompt_idx=arm.config.get("prompt_idx")).get("strict_accuracy"),
+                strict_accuracy=accuracy_by_form(
+                    lines, prompt_idx=arm.config.get("prompt_idx"), judge=arm.config.get("judge", "als")
+                ).get("strict_accuracy"),
                 rules=counts_by_rule(lines),
             )
         )

@@ -276,14 +276,15 @@ class RunFolder:
         own = [line for line in self.lines if line.index in indices]
         if len(own) < len(indices):
             return None
-        write_json(self.path / SUMMARY, self._summary(self.lines))
-        return self._summary(own)
+        whole = self._summary(self.lines)
+        write_json(self.path / SUMMARY, whole)
+        return whole if len(own) == len(self.lines) else self._summary(own)
 
     def _summary(self, lines: Sequence[ResultLine]) -> Json:
         config = read_json(self.path / CONFIG)
         environments = environments_of((line.details.get("environment") for line in lines), read_entries(self.path))
         known = {"environments": environments} if environments else {}
-        summary = summarise(lines, prompt_idx=config.get("prompt_idx"))
+        summary = summarise(lines, prompt_idx=config.get("prompt_idx"), judge=config.get("judge", "als"))
         return summary | known | {"config_hash": config_hash(config)}
 
     def close(self) -> None:
@@ -322,6 +323,8 @@ class RunFolder:
         differing = sorted(name for name in names if then.get(name) != now.get(name))
         if differing:
             fields = "; ".join(f"{name}: then {then.get(name)!r}, now {now.get(name)!r}" for name in differing)
+            if "prefill" in differing and "prefill" not in then:
+                fields += "; this version begins answers to prompt 1 itself unless --prefill '' is given"
             raise UserError(
                 f"{str(self.path)!r} belongs to another configuration ({fields}); give the same options again, "
                 "--overwrite to move it aside, or --run_name to write elsewhere"
@@ -333,12 +336,13 @@ def in_words(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in fields.items())
 
 
-def summarise(lines: Sequence[ResultLine], *, prompt_idx: int | None = None) -> Json:
+def summarise(lines: Sequence[ResultLine], *, prompt_idx: int | None = None, judge: str = "als") -> Json:
     """What summary.json says of a run's lines; means are per problem, and a failure is a wrong answer.
 
     Args:
         lines: the run's, an index once.
         prompt_idx: the solver prompt, for the accuracy of answers in the form that it asks for; None where unknown.
+        judge: the run's.
     """
     n = len(lines)
     generated = sum(line.generated_tokens for line in lines)
@@ -347,7 +351,7 @@ def summarise(lines: Sequence[ResultLine], *, prompt_idx: int | None = None) -> 
         "n": n,
         "correct": sum(line.correct for line in lines),
         "accuracy": sum(line.correct for line in lines) / n if n else None,
-        **accuracy_by_form(lines, prompt_idx=prompt_idx),
+        **accuracy_by_form(lines, prompt_idx=prompt_idx, judge=judge),
         "answered": sum(line.answer is not None for line in lines) / n if n else None,
         "truncated": truncated_share(lines) if n else None,
         "failures": sum(line.failed for line in lines),
@@ -376,12 +380,12 @@ def truncated_share(lines: Sequence[ResultLine]) -> float:
     return sum(line.finish_reason == "length" for line in lines) / len(lines)
 
 
-def accuracy_by_form(lines: Sequence[ResultLine], *, prompt_idx: int | None) -> Json:
+def accuracy_by_form(lines: Sequence[ResultLine], *, prompt_idx: int | None, judge: str = "als") -> Json:
     """Accuracy where only answers in the form that the prompt asks for count (strict), and where any does (flexible).
 
-    They are what lm-eval calls strict-match and flexible-extract.
+    They are what lm-eval calls strict-match and flexible-extract. Other judges than `als` have other rules: nothing.
     """
-    if prompt_idx not in ASKED_RULES:
+    if prompt_idx not in ASKED_RULES or judge != "als":
         return {}
     n, asked = len(lines), ASKED_RULES[prompt_idx]
     strict = sum(line.correct and line.details.get("rule") == asked for line in lines)

@@ -10,10 +10,9 @@ The last two exist so that a run can be judged in the way that published accurac
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from als.records import Verdict
+from als.answers.thinking import answer_part
+from als.records import Verdict
 
 _MODULES = {"als": "judge", "math_verify": "math_verify_judge", "lm_eval": "lm_eval_judge"}
 """Judge -> the module of this package whose `judge_completion` it is; imported when it is used."""
@@ -21,7 +20,7 @@ JUDGES = tuple(_MODULES)
 
 
 def judge_by(judge: str, completion_text: str, gold: str, *, benchmark: str, prompt_idx: int) -> Verdict:
-    """Judge a completion.
+    """Judge a completion by what follows its reasoning block; one that never closes the block is wrong.
 
     Args:
         judge: one of JUDGES.
@@ -30,6 +29,9 @@ def judge_by(judge: str, completion_text: str, gold: str, *, benchmark: str, pro
         benchmark: how the gold answer is to be read.
         prompt_idx: the solver prompt; only the judge als reads JSON where JSON was asked for.
     """
+    answer = answer_part(completion_text)
+    if answer is None:
+        return Verdict(None, gold, correct=False, rule=None)
     module = importlib.import_module(f"als.answers.{_MODULES[judge]}")
-    verdict: Verdict = module.judge_completion(completion_text, gold, benchmark=benchmark, prompt_idx=prompt_idx)
+    verdict: Verdict = module.judge_completion(answer, gold, benchmark=benchmark, prompt_idx=prompt_idx)
     return verdict

@@ -41,7 +41,9 @@ def _judge_math(text: str, gold: str, *, records_strict: bool) -> Verdict:
     answer = dollars if box is None else box
     details = {"lm_eval_strict": same_text(dollars, gold)} if records_strict else {}
     rule = "boxed" if box is not None else "text" if dollars == text else "between_dollars"
-    return Verdict(answer, gold, correct=same_text(answer, gold), rule=rule, details=details)
+    correct = same_text(answer, gold)
+    # A whole text is compared, as upstream does, but it is no answer: it shall not vote.
+    return Verdict(answer if rule != "text" or correct else None, gold, correct=correct, rule=rule, details=details)
 
 
 def flexible_number(text: str) -> str | None:

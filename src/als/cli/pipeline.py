@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from als.cli.options import ENGINE_OPTIONS, DataConfig, FolderConfig, ModelConfig, PromptConfig
+from als.cli.options import ENGINE_OPTIONS, DataConfig, FolderConfig, ModelConfig
 from als.launch import alone_on_its_gpu
 
 if TYPE_CHECKING:
@@ -129,18 +129,20 @@ def check_context(
         warnings.warn(f"--batch_size auto: {fits} answers together", stacklevel=2)
 
 
-def effective_prefill(config: PromptConfig, engine: Engine, prompt_idx: int) -> str:
+def effective_prefill(config: Any, engine: Engine, prompt_idx: int) -> str:
     """The beginning of the answers to a solver prompt: --prefill, or the prompt's own.
 
     A model that is made to think first does not begin with its answer: it gets no prefill unless asked for.
     """
-    from als.answers.thinking import opened_block
+    from als.benchmarks import find_benchmark
+    from als.generation.solve import template_opening
     from als.prompts.solver import default_prefill
 
     if config.prefill is not None:
-        return config.prefill
-    asked = engine.render([{"role": "user", "content": "Hello."}])
-    return "" if opened_block(asked) else default_prefill(prompt_idx)
+        return str(config.prefill)
+    benchmark = find_benchmark(config.dataset, config.benchmark).name
+    thinks = template_opening(engine, benchmark=benchmark, prompt_idx=prompt_idx, system_prompt=config.system_prompt)
+    return "" if thinks else default_prefill(prompt_idx)
 
 
 def run_root(output_dir: str, model_name_or_path: str, dataset: str) -> Path:

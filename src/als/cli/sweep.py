@@ -175,6 +175,9 @@ def _about(config: Config, vector: SteeringVector) -> dict[str, Any]:
         "vector_sha256": vector.sha256,
         "engine": config.engine,
         "judge": config.judge,
+        "chat_template_kwargs": config.chat_template_kwargs or None,
+        "system_prompt": config.system_prompt,
+        "prefill": config.prefill,
     }
 
 
@@ -242,18 +245,17 @@ def _test_command(config: Config) -> str:
     words = _main_command()
     for name, value in shared(config, RunConfig).items():
         if name not in ("resume", "overwrite", "run_name", "shard") and value != defaults[name]:
-            words += [f"--{name}", *_as_words(value)]
+            words.append(_as_word(name, value))
     words += ["--prompts_to_run", str(config.solver_prompt_idx), "--settings", str(_folder(config) / CHOSEN)]
     return shlex.join(words)
 
 
-def _as_words(value: object) -> list[str]:
-    """An option's value as it is written on a command line."""
+def _as_word(name: str, value: object) -> str:
+    """An option as it is written on a command line; with "=", because a value may begin with a dash."""
     if value is True:
-        return []
-    if isinstance(value, Mapping):
-        return [json.dumps(value)]
-    return ["auto" if value is None else str(value)]
+        return f"--{name}"
+    shown = json.dumps(value) if isinstance(value, Mapping) else "auto" if value is None else str(value)
+    return f"--{name}={shown}"
 
 
 def _main_command() -> list[str]:

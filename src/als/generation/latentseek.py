@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from als.answers.thinking import answer_part
 from als.generation.solve import form_details, judge, line_or_failure, prepare
 from als.prompts.solver import is_json
 from als.records import Completion, Problem, ResultLine, result_line
@@ -93,7 +94,7 @@ class Search:
         ruled = self.seek.boxed_rule and not is_json(self.settings.prompt_idx)
         self.texts.append(text)
         self.verdicts.append(verdicts)
-        self.rewards.append(reward(verdicts, unboxed=ruled and "\\boxed{" not in answer))
+        self.rewards.append(reward(verdicts, unboxed=ruled and "\\boxed{" not in (answer_part(answer) or "")))
 
     def _search(self, decoder: LatentDecoder, latents: Tensor) -> None:
         """Gradient steps on `latents` ([n, D] float32), each followed by a new text."""

@@ -102,7 +102,7 @@ def elect(verdicts: Sequence[Verdict], gold: str, *, benchmark: str) -> tuple[Ve
     Returns:
         The verdict on the winning answer, the first sample that gave it (0 where none has an answer), all ballots.
     """
-    errors: list[str] = []
+    errors = [verdict.error for verdict in verdicts if verdict.error is not None and verdict.answer is None]
     ballots = vote([verdict.answer for verdict in verdicts], benchmark=benchmark, errors=errors)
     winner = ballots[0].voters[0] if ballots else 0
     verdict = verdicts[winner] if ballots else Verdict(None, gold, False, None)

@@ -66,10 +66,19 @@ def prepare(engine: Engine, problems: Sequence[Problem], settings: Settings) -> 
             continue
         encodable.append(problem)
         prompts.append(prompt)
-    # The template opens the block in all prompts or in none; a question may end with the mark.
-    blocks = {opened_block(prompt.removesuffix(settings.prefill)) for prompt in prompts}
-    opening = (blocks.pop() if len(blocks) == 1 else "") + settings.prefill
-    return Prepared(encodable, prompts, opening, failures)
+    opening = template_opening(
+        engine, benchmark=settings.benchmark, prompt_idx=settings.prompt_idx, system_prompt=settings.system_prompt
+    )
+    return Prepared(encodable, prompts, opening + settings.prefill, failures)
+
+
+def template_opening(engine: Engine, *, benchmark: str, prompt_idx: int, system_prompt: str | None) -> str:
+    """The <think> with which the chat template begins every answer; empty where it opens none.
+
+    Told by a question of its own: one of the problems' may end with the mark.
+    """
+    messages = solver_messages("Hello.", benchmark=benchmark, prompt_idx=prompt_idx, system_prompt=system_prompt)
+    return opened_block(engine.render(messages))
 
 
 def with_opening(output: Output, opening: str) -> Output:

@@ -76,14 +76,14 @@ class ChatTemplate:
         """
         import jinja2
 
+        system, *turns = messages
         try:
             return self._render(messages, prefill)
         except jinja2.TemplateError as error:
-            if len(messages) < 2 or messages[0]["role"] != "system":
-                raise UserError(f"the model's chat template refuses the conversation: {error}") from error
-            system, user, *rest = messages
-            joined = {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}
-            return self._render([joined, *rest], prefill)
+            if system["role"] == "system" and turns:
+                joined = {"role": "user", "content": f"{system['content']}\n\n{turns[0]['content']}"}
+                return self.render([joined, *turns[1:]], prefill=prefill)
+            raise UserError(f"the model's chat template refuses the conversation: {error}") from error
 
     def _render(self, messages: Messages, prefill: str) -> str:
         prompt = self._apply(messages, add_generation_prompt=True)
