@@ -141,7 +141,7 @@ def test_a_second_model_gives_the_verdicts_from_here_or_from_a_server(
     assert collected(tiny_path, tmp_path, name, f"{server}/v1", *served, "--resume")[0] == 0
     _, own = collected(tiny_path, tmp_path)
     assert own.name == "prompt0_thresh3"
-    assert not any("verifier_model" in field for field in json.loads((own / "config.json").read_text()))
+    assert not any("verifier" in field for field in json.loads((own / "config.json").read_text()))
     capsys.readouterr()
     assert collected(tiny_path, tmp_path, name, f"{server}/broken/v1", *served, "--run_name", "never")[0] == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -153,7 +153,6 @@ def run(config: Config) -> int:
         mode="state_collection",
         label_by=config.label_by,
         good_example_threshold=threshold,
-        verifier_max_new_tokens=config.verifier_max_new_tokens if verifies else None,
         **_drawing_fields(config),
         **_verifier_fields(config, local),
     )
@@ -214,12 +213,14 @@ def _verifier_fields(config: Config, local: Engine | None) -> dict[str, Any]:
     """What config.json says of the verifier: nothing of the model itself, and no address, since servers move."""
     from als.models import model_revision
 
+    length = config.verifier_max_new_tokens if config.label_by == "verifiers" else None
+    fields: dict[str, Any] = {} if length is None else {"verifier_max_new_tokens": length}
     if config.has_remote_verifier:
-        return {"verifier_model": config.verifier_served_model_name, "verifier_revision": None}
+        return fields | {"verifier_model": config.verifier_served_model_name, "verifier_revision": None}
     if local is None:
-        return {}
+        return fields
     name = str(config.verifier_model_name_or_path).rstrip("/")
-    return {"verifier_model": name, "verifier_revision": model_revision(local.model)}
+    return fields | {"verifier_model": name, "verifier_revision": model_revision(local.model)}
 
 
 def _drawing(config: Config) -> Drawing:

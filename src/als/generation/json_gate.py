@@ -228,8 +228,10 @@ def holds_valid_object(text: str) -> bool:
     for start in (at for at, char in enumerate(answer) if char == "{"):
         try:
             value, _ = decoder.raw_decode(answer, start)
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:  # what is nested deeper yet is no better: trying all of it would be quadratic
+            return False
         if any(key in value for key in JSON_KEYS):
             return True
     return False
